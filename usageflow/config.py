@@ -1,0 +1,188 @@
+"""Every setting and every limit, in one frozen object, read from the environment once.
+
+A field's metadata carries its environment variable and its reason; command line flags and
+`docs/settings.md` are derived from the same fields. Below the edge nothing reads the environment:
+functions get arguments. This module knows no other room.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_type_hints
+
+from usageflow.errors import ConfigurationError
+
+Durability = Literal["durable", "relaxed"]
+UnknownMetric = Literal["create", "inbox"]
+
+
+def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"doc": doc, "secret": secret}, repr=not secret)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What may be set, with its default. Times are seconds, sizes are bytes.
+
+    The environment variable of a field is `USAGEFLOW_` and the field's name in capitals.
+    """
+
+    # The edge: middleware and proxy
+    server: str | None = _setting(
+        None, "URL of the UsageFlow server; none: events stay in the spool"
+    )
+    api_key: str | None = _setting(None, "key of this edge, scope usage.write", secret=True)
+    policies: str | None = _setting(None, "policy file to use instead of the server's policies")
+    spool_dir: str = _setting(".usageflow/spool", "directory of the spool; must survive restarts")
+    durability: Durability = _setting(
+        "durable",
+        "durable: a response ends only after its usage is on disk; relaxed: it may end "
+        "before, and a crash may lose the events of the last moments",
+    )
+    body_bytes_max: int = _setting(
+        1_048_576, "largest body kept for measuring; a larger one passes, its usage is unmeasured"
+    )
+    queue_events_max: int = _setting(
+        8_192, "events waiting for the disk; beyond it `on_ledger_failure` decides"
+    )
+    hold_timeout_s: float = _setting(
+        2.0, "longest wait of a response for a stalled disk before on_ledger_failure = open lets go"
+    )
+    ship_batch_events_max: int = _setting(1_000, "events in one request to the server")
+    ship_interval_s: float = _setting(0.2, "pause between requests to the server while all is well")
+    ship_timeout_s: float = _setting(10.0, "longest wait for the server's answer to one batch")
+    ship_backoff_s_max: float = _setting(30.0, "longest pause between tries while the server fails")
+    adoption_interval_s: float = _setting(
+        5.0, "how often the spools of dead processes are looked for"
+    )
+    policy_poll_s: float = _setting(
+        5.0, "how often the policy file or the server is asked for news"
+    )
+    policy_wait_s: float = _setting(
+        5.0, "longest wait at start for the first policies; afterwards requests pass unmetered"
+    )
+    drain_timeout_s: float = _setting(10.0, "longest time a stopping edge tries to ship its spool")
+
+    # The proxy
+    upstream: str | None = _setting(None, "URL of the API behind the proxy")
+    listen: str = _setting("127.0.0.1:8080", "address the proxy listens on")
+    upstream_connect_timeout_s: float = _setting(
+        5.0, "longest wait for a connection: 502 afterwards"
+    )
+    upstream_read_timeout_s: float = _setting(
+        120.0, "longest silence of the upstream while an answer is due: 504, or a broken stream"
+    )
+    upstream_connections_max: int = _setting(512, "open connections to the upstream; then wait")
+    upstream_pool_timeout_s: float = _setting(10.0, "longest wait for a free connection: 504")
+    upstream_keepalive_s: float = _setting(
+        15.0,
+        "idle time after which a connection is closed; below "
+        "the usual 60 s or more of servers, above the pauses of live traffic",
+    )
+    upstream_header_bytes_max: int = _setting(65_536, "largest response head; 502 beyond it")
+
+    # The server
+    database: str = _setting(
+        "sqlite:///usageflow.db", "sqlite:///FILE or postgresql://...", secret=True
+    )
+    host: str = _setting("127.0.0.1", "address the server listens on")
+    port: int = _setting(8787, "port the server listens on")
+    unknown_metric: UnknownMetric = _setting(
+        "create", "an event names a metric that does not exist: create it, or keep it in the inbox"
+    )
+    ingest_bytes_max: int = _setting(8_388_608, "largest batch body, after gzip is undone")
+    ingest_events_max: int = _setting(5_000, "events in one batch")
+
+    # Stripe
+    stripe_api_key: str | None = _setting(
+        None, "secret or restricted key; none: no forwarding", secret=True
+    )
+    stripe_api_base: str | None = _setting(None, "another base URL, such as the emulator's")
+    stripe_timeout_s: float = _setting(20.0, "longest wait for one answer of Stripe")
+    stripe_calls_per_s: float = _setting(
+        80.0,
+        "meter events sent per second; Stripe permits 100 in all through Connect, 1,000 with an own live "
+        "key, 25 in a sandbox",
+    )
+    stripe_concurrency: int = _setting(8, "calls in flight in all; per lane it is always one")
+    stripe_resend_s_max: float = _setting(
+        72_000.0,
+        "how long after the first attempt the same identifier may be sent again; Stripe "
+        "forgets identifiers after 24 h, so 20 h leaves room for clocks",
+    )
+    stripe_refresh_s: float = _setting(300.0, "how often meters are listed again")
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work, and relations between limits that contradict."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+                raise ConfigurationError(f"{variable(item.name)} must be above 0, not {value}")
+        if self.stripe_resend_s_max >= 86_400:  # noqa: PLR2004 - Stripe's 24 h
+            raise ConfigurationError(
+                "USAGEFLOW_STRIPE_RESEND_S_MAX must stay below 86400: after 24 h Stripe counts the "
+                "same identifier again"
+            )
+        if self.server is not None and self.api_key is None:
+            raise ConfigurationError(
+                "a server is set but no API key: pass api_key= or set USAGEFLOW_API_KEY "
+                "(make one with `usageflow keys create --name edge --scope usage.write`)"
+            )
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
+        """The settings of `environ` (default: the process's), with what is `given` and not None on top.
+
+        Raises ConfigurationError naming the variable and the accepted values.
+        """
+        source = os.environ if environ is None else environ
+        hints = get_type_hints(cls)
+        values = {
+            item.name: _parse(item, hints[item.name], source[variable(item.name)])
+            for item in fields(cls)
+            if source.get(variable(item.name), "") != ""
+        }
+        values.update(
+            {
+                name: _accept(hints[name], name, value)
+                for name, value in given.items()
+                if value is not None
+            }
+        )
+        return cls(**values)
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    @property
+    def spool_path(self) -> Path:
+        """The spool directory as a path."""
+        return Path(self.spool_dir)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return f"USAGEFLOW_{name.upper()}"
+
+
+def _parse(item: "Field[Any]", hint: Any, text: str) -> Any:
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            kind = "a whole number" if hint is int else "a number"
+            raise ConfigurationError(
+                f"{variable(item.name)} must be {kind}, not {text!r}"
+            ) from None
+    return _accept(hint, item.name, text)
+
+
+def _accept(hint: Any, name: str, value: Any) -> Any:
+    choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
+    if choices and value not in choices:
+        raise ConfigurationError(
+            f"{variable(name)} must be one of {', '.join(choices)}, not {value!r}"
+        )
+    return str(value) if isinstance(value, Path) else value
