@@ -1,0 +1,133 @@
+"""Where shipped events go: the seam between the spool and a ledger, and its HTTP form.
+
+A sink takes a batch of event lines and returns once the ledger answers for every one of them. The
+standard library's client is enough here: one connection, one thread, no dependency.
+"""
+
+import gzip
+import http.client
+import ssl
+from collections import Counter
+from typing import Final, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from usageflow import __version__
+from usageflow.errors import ConfigurationError, DeliveryError
+
+API_KEY_HEADER: Final = "x-usageflow-api-key"
+EVENTS_PATH: Final = "/api/edge/events"
+REPLY_BYTES_MAX: Final = 4_194_304
+"""More than 1,000 results with reasons take; a larger reply is not from our server."""
+
+
+class Sink(Protocol):
+    """Takes event lines for good."""
+
+    def deliver(self, lines: bytes, events: int) -> Counter[str]:
+        """Hand over `events` lines joined by newlines; return how many had which outcome.
+
+        On return the ledger answers for every line (accepted, known already, or set aside with a
+        reason). Raises DeliveryError if it does not; then the whole batch is sent again.
+        """
+
+
+class _Result(msgspec.Struct):
+    status: str
+
+
+class _Reply(msgspec.Struct):
+    results: list[_Result]
+
+
+class Http:
+    """One keep-alive connection to the server. Used by one thread."""
+
+    def __init__(self, server: str, api_key: str, *, timeout_s: float) -> None:
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError(f"server must be an http:// or https:// URL, not {server!r}")
+        self._prefix = parts.path.rstrip("/")
+        self._headers = {API_KEY_HEADER: api_key, "user-agent": f"usageflow/{__version__}"}
+        self._connection: http.client.HTTPConnection = (
+            http.client.HTTPSConnection(
+                parts.hostname,
+                parts.port,
+                timeout=timeout_s,
+                context=ssl.create_default_context(),
+            )
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        )
+        self._name = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+
+    def request(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers (lower-case names) and body. Raises DeliveryError without an answer.
+
+        A kept-alive connection may have been closed by the server in the meantime; requests here
+        are idempotent, so one more try on a new connection is safe.
+        """
+        reused = self._connection.sock is not None
+        try:
+            return self._exchange(method, path, headers, body)
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            if reused:
+                return self.request(method, path, headers, body)
+            raise DeliveryError(f"no answer from {self._name}: {error!r}") from error
+
+    def _exchange(
+        self, method: str, path: str, headers: dict[str, str], body: bytes | None
+    ) -> tuple[int, dict[str, str], bytes]:
+        self._connection.request(
+            method, self._prefix + path, body=body, headers=self._headers | headers
+        )
+        response = self._connection.getresponse()
+        content = response.read(REPLY_BYTES_MAX + 1)
+        if len(content) > REPLY_BYTES_MAX:
+            self._connection.close()
+            raise DeliveryError(f"{self._name} answered with more than {REPLY_BYTES_MAX} bytes")
+        return response.status, {k.lower(): v for k, v in response.getheaders()}, content
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        self._connection.close()
+
+
+class HttpSink:
+    """The server's batch endpoint."""
+
+    def __init__(self, connection: Http) -> None:
+        self._connection = connection
+
+    def deliver(self, lines: bytes, events: int) -> Counter[str]:
+        """See Sink."""
+        status, headers, content = self._connection.request(
+            "POST",
+            EVENTS_PATH,
+            {"content-type": "application/x-ndjson", "content-encoding": "gzip"},
+            gzip.compress(lines, compresslevel=1),
+        )
+        if status != http.client.OK:
+            raise refusal(status, headers, content)
+        try:
+            results = msgspec.json.decode(content, type=_Reply).results
+        except msgspec.DecodeError as error:
+            raise DeliveryError(f"the server's answer is not understood: {error}") from error
+        if len(results) != events:
+            raise DeliveryError(f"the server answered for {len(results)} of {events} events")
+        return Counter(result.status for result in results)
+
+
+def refusal(status: int, headers: dict[str, str], content: bytes) -> DeliveryError:
+    """What an answer other than 200 means. `refused` marks what only a person can mend."""
+    text = content[:500].decode("utf-8", "replace")
+    wish = headers.get("retry-after", "")
+    return DeliveryError(
+        f"the server answered {status}: {text}",
+        retry_after_s=float(wish) if wish.isdecimal() else None,
+        refused=status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN),
+    )

@@ -1,0 +1,250 @@
+"""The spool file: an edge's own durable journal of events, owned by one process at a time.
+
+One SQLite file per process in WAL mode with `synchronous=FULL`, so that a returned `append` has
+been fsynced. One connection writes, checkpoints and deletes; everybody else only reads, because
+SQLite before 3.51.3 can corrupt a file when two connections write or checkpoint at one moment
+(sqlite.org/wal.html#walresetbug). A row is one group commit, not one event: the cost of a commit
+is shared by everything that arrived during the previous one.
+
+Knows nothing of queues, threads, servers or what an event means: lines go in, lines come out.
+"""
+
+import fcntl
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import uuid_utils
+
+from usageflow.errors import SpoolError
+
+SUFFIX: Final = ".spool"
+ROW_EVENTS_MAX: Final = 500
+"""Events in one row, so that one row always fits one request to the server."""
+BUSY_TIMEOUT_S: Final = 5.0
+"""Wait for a reader that is finishing its snapshot; nobody else ever writes."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS batch (
+  seq      INTEGER PRIMARY KEY,
+  events   INTEGER NOT NULL,
+  checksum INTEGER NOT NULL,
+  lines    BLOB    NOT NULL
+)
+"""
+
+
+class Batch(NamedTuple):
+    """One row: `events` lines of JSON joined by newlines, and their CRC-32."""
+
+    seq: int
+    events: int
+    checksum: int
+    lines: bytes
+
+    @property
+    def intact(self) -> bool:
+        """Whether the lines are the ones that were written."""
+        return zlib.crc32(self.lines) == self.checksum
+
+
+class SpoolLock:
+    """Ownership of one spool file, as an flock on a file beside it; the kernel ends it with us."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def take(cls, spool: Path) -> Self | None:
+        """Own `spool`, or None if a living process does."""
+        path = spool.with_suffix(".lock")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A former owner may have removed the file between our open and our lock: then we hold
+            # a lock on nothing, and somebody else may hold one on a new file of that name.
+            if os.fstat(fd).st_ino == path.stat().st_ino:
+                return cls(path, fd)
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(fd)
+        return None
+
+    def release(self, *, remove: bool = False) -> None:
+        """Give ownership up; with `remove` the lock file goes too (before the lock does)."""
+        if self._fd < 0:
+            return
+        if remove:
+            self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = -1
+
+
+class Spool:
+    """One owned spool file with its writing connection. Use it from one thread only.
+
+    Every sqlite3 error becomes SpoolError; after one the connection may not be used again (a
+    failed fsync may have dropped what it did not write): `close` it and create another.
+    """
+
+    def __init__(self, path: Path, lock: SpoolLock) -> None:
+        self.path = path
+        self._lock = lock
+        try:
+            # Autocommit: one INSERT is one transaction and one release of the GIL.
+            self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute(_SCHEMA)
+            (last,) = self._connection.execute("SELECT max(seq) FROM batch").fetchone()
+        except sqlite3.Error as error:
+            raise SpoolError(f"cannot open the spool {path}: {error}") from error
+        self._last_seq: int = last or 0
+
+    @classmethod
+    def create(cls, directory: Path) -> Self:
+        """A new, empty spool file in `directory`, owned by this process. Raises SpoolError."""
+        try:
+            prepare_directory(directory)
+            path = directory / f"{uuid_utils.uuid7()}{SUFFIX}"
+            lock = SpoolLock.take(path)
+        except OSError as error:
+            raise SpoolError(f"cannot use the spool directory {directory}: {error}") from error
+        if lock is None:
+            raise SpoolError(f"{path} is owned by another process")
+        try:
+            return cls(path, lock)
+        except SpoolError:
+            _unlink(path)  # a full disk must not fill up with empty files, one per try
+            lock.release(remove=True)
+            raise
+
+    @classmethod
+    def adopt(cls, path: Path) -> Self | None:
+        """Own the spool of a dead process; None while its owner lives or once it is gone."""
+        lock = SpoolLock.take(path)
+        if lock is None:
+            return None
+        if not path.exists():
+            lock.release(remove=True)
+            return None
+        try:
+            return cls(path, lock)
+        except SpoolError:
+            lock.release()
+            raise
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Write the lines durably: when this returns they are fsynced. Raises SpoolError."""
+        self.exchange(lines, ())
+
+    def delete(self, seqs: Sequence[int]) -> None:
+        """Forget rows that the ledger has acknowledged. Raises SpoolError."""
+        self.exchange((), seqs)
+
+    def exchange(self, lines: Sequence[bytes], done: Sequence[int]) -> None:
+        """Append and delete in one transaction, so that both share one fsync. Raises SpoolError."""
+        rows = self._rows(lines)
+        try:
+            if len(rows) + len(done) > 1:
+                self._connection.execute("BEGIN IMMEDIATE")
+            for seq in done:
+                self._connection.execute("DELETE FROM batch WHERE seq = ?", (seq,))
+            for row in rows:
+                self._connection.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", row)
+            if self._connection.in_transaction:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise SpoolError(f"cannot write the spool {self.path}: {error}") from error
+        self._last_seq += len(rows)
+
+    def _rows(self, lines: Sequence[bytes]) -> list[Batch]:
+        rows: list[Batch] = []
+        for start in range(0, len(lines), ROW_EVENTS_MAX):
+            part = lines[start : start + ROW_EVENTS_MAX]
+            blob = b"\n".join(part)
+            seq = self._last_seq + 1 + len(rows)
+            rows.append(Batch(seq, len(part), zlib.crc32(blob), blob))
+        return rows
+
+    def read(self, events_max: int, after_seq: int = 0) -> list[Batch]:
+        """The oldest rows after `after_seq`; see `take`."""
+        return take(self._connection, events_max, after_seq)
+
+    def empty(self) -> bool:
+        """Whether everything has been acknowledged. Raises SpoolError."""
+        try:
+            return self._connection.execute("SELECT 1 FROM batch LIMIT 1").fetchone() is None
+        except sqlite3.Error as error:
+            raise SpoolError(f"cannot read the spool {self.path}: {error}") from error
+
+    def close(self, *, remove: bool = False) -> None:
+        """Close and disown the file; with `remove` an emptied file is deleted."""
+        self._connection.close()
+        if remove:
+            _unlink(self.path)
+        self._lock.release(remove=remove)
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def prepare_directory(directory: Path) -> None:
+    """Create the spool directory, private to this user, and make its own name durable."""
+    if directory.is_dir():
+        return
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(directory.parent, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def spools(directory: Path) -> list[Path]:
+    """Every spool file of a directory, oldest first (their names are UUIDv7)."""
+    return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that can only read, for use beside the owner's. Raises SpoolError."""
+    try:
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+        )
+        connection.execute("PRAGMA query_only=ON")
+    except sqlite3.Error as error:
+        raise SpoolError(f"cannot read the spool {path}: {error}") from error
+    return connection
+
+
+def take(connection: sqlite3.Connection, events_max: int, after_seq: int = 0) -> list[Batch]:
+    """The oldest rows after `after_seq`: at most `events_max` events, but at least one row."""
+    taken: list[Batch] = []
+    total = 0
+    try:
+        for row in batches(connection, after_seq):
+            total += row.events
+            if taken and total > events_max:
+                break
+            taken.append(row)
+    except sqlite3.Error as error:
+        raise SpoolError(f"cannot read the spool: {error}") from error
+    return taken
+
+
+def batches(connection: sqlite3.Connection, after_seq: int = 0) -> Iterator[Batch]:
+    """Every row after `after_seq`, oldest first."""
+    rows = connection.execute(
+        "SELECT seq, events, checksum, lines FROM batch WHERE seq > ? ORDER BY seq", (after_seq,)
+    )
+    return map(Batch._make, rows)
