@@ -1,0 +1,1 @@
+"""What may be: organizations, API keys, metrics and stored policies."""

@@ -1,0 +1,1 @@
+"""The tables, the sessions and the migrations: one schema for SQLite and PostgreSQL."""

@@ -1,0 +1,87 @@
+"""What Stripe's answer, or the lack of one, means for a unit; and how long its lane then waits.
+
+Pure: the answers themselves are read in `usageflow.stripe`, the verdicts applied in `units`.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+UNDECIDED_PAUSE_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+"""Pauses after answers that were lost."""
+BUSY_PAUSE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
+"""Pauses after 409 and 429 without a Retry-After."""
+PARKED_PAUSE_S: Final = (30.0, 120.0, 600.0, 3600.0)
+"""Pauses while no Stripe customer is found: soon at first, then without straining the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Stripe has the unit. `duplicate`: it had it already from an attempt whose answer was lost."""
+
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Stripe refuses this unit for good."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountPaused:
+    """Stripe refuses the key or the connection: nothing of this account can be sent."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Stripe did not take the unit now. `retry_after_s` is its own wish, if it told one."""
+
+    retry_after_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """The answer was lost: Stripe may or may not have the unit."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """No byte was sent: there is not exactly one Stripe customer to send it for."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """No byte was sent, and none will be before a human has looked."""
+
+    reason: str
+
+
+Verdict: TypeAlias = Accepted | Quarantined | AccountPaused | Busy | Ambiguous | Parked | Held
+
+
+def pause_s(verdict: Verdict, failures: int) -> float:
+    """How long the lane waits after `verdict`, its answer number `failures` + 1 that decided
+    nothing."""
+    match verdict:
+        case Busy(retry_after_s=float(wish)):
+            return wish
+        case Busy():
+            return _step(BUSY_PAUSE_S, failures)
+        case Ambiguous():
+            return _step(UNDECIDED_PAUSE_S, failures)
+        case Parked():
+            return _step(PARKED_PAUSE_S, failures)
+        case _:
+            return 0.0
+
+
+def _step(pauses: tuple[float, ...], failures: int) -> float:
+    return pauses[min(failures, len(pauses) - 1)]
