@@ -5,17 +5,15 @@ nothing, and starts anew in a forked child: threads and locks do not survive a f
 """
 
 import asyncio
-import atexit
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from weakref import WeakMethod
 
 from usageflow.config import Settings
 from usageflow.events import UsageEvent
 from usageflow.recorder.holds import Hold
+from usageflow.recorder.process import after_fork, at_exit
 from usageflow.recorder.shipper import Shipper
 from usageflow.recorder.sink import Http, HttpSink, Sink
 from usageflow.recorder.writer import Writer
@@ -34,8 +32,8 @@ class Recorder:
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
         self._lock = threading.Lock()
-        _after_fork(self._forget_parent)
-        _at_exit(self.close)
+        after_fork(self._forget_parent)
+        at_exit(self.close)
 
     @classmethod
     def of(cls, settings: Settings) -> "Recorder":
@@ -110,18 +108,3 @@ class Recorder:
     def _forget_parent(self) -> None:
         self._writer = self._shipper = None
         self._lock = threading.Lock()
-
-
-def _after_fork(method: Callable[[], None]) -> None:
-    reference = WeakMethod(method)
-    os.register_at_fork(after_in_child=lambda: _call(reference))
-
-
-def _at_exit(method: Callable[[], None]) -> None:
-    atexit.register(_call, WeakMethod(method))
-
-
-def _call(reference: WeakMethod[Callable[[], None]]) -> None:
-    method = reference()
-    if method is not None:
-        method()

@@ -131,3 +131,32 @@ def refusal(status: int, headers: dict[str, str], content: bytes) -> DeliveryErr
         retry_after_s=float(wish) if wish.isdecimal() else None,
         refused=status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN),
     )
+
+
+class MemorySink:
+    """A ledger in memory, for tests: every event once, whatever is delivered how often.
+
+    `failures` are raised one by one before anything is taken; `lost_answers` of them are raised
+    after it was taken, as when a connection breaks before the answer arrives.
+    """
+
+    def __init__(self) -> None:
+        self.events: dict[str, bytes] = {}
+        self.deliveries = 0
+        self.failures: list[DeliveryError] = []
+        self.lost_answers = 0
+
+    def deliver(self, lines: bytes, events: int) -> Counter[str]:
+        """See Sink."""
+        self.deliveries += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        outcome: Counter[str] = Counter()
+        for line in lines.split(b"\n"):
+            event_id = msgspec.json.decode(line)["id"]
+            outcome["duplicate" if event_id in self.events else "accepted"] += 1
+            self.events[event_id] = line
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise DeliveryError(f"the answer for {events} events was lost")
+        return outcome

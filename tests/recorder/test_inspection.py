@@ -1,0 +1,102 @@
+"""Looking into a spool from outside, also at damaged files."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from usageflow.errors import ConfigurationError, SpoolDamaged
+from usageflow.events import UsageEvent, encode
+from usageflow.recorder.inspection import read_spool, verify_spool
+from usageflow.recorder.spool import Spool
+
+EventFactory = Callable[..., UsageEvent]
+
+
+@pytest.fixture
+def closed(tmp_path: Path, event: EventFactory) -> Path:
+    """A spool file of two rows that nobody owns."""
+    spool = Spool.create(tmp_path)
+    spool.append([encode(event()), encode(event())])
+    spool.append([encode(event())])
+    spool.close()
+    return spool.path
+
+
+def change(path: Path, statement: str) -> None:
+    """Damage a file as no owner would."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+
+
+def test_events_are_read_while_the_owner_writes(tmp_path: Path, event: EventFactory) -> None:
+    """No lock is needed to look, and looking does not disturb."""
+    spool = Spool.create(tmp_path)
+    spool.append([encode(event())])
+    assert list(read_spool(tmp_path)) == [encode(event(id="event-000001"))]
+    spool.append([encode(event())])
+    assert len(list(read_spool(tmp_path))) == 2
+    assert verify_spool(tmp_path) == []
+    spool.close()
+
+
+def test_a_sound_file_has_no_problems(closed: Path) -> None:
+    """Also once its owner has gone."""
+    assert verify_spool(closed.parent) == []
+    assert len(list(read_spool(closed.parent))) == 3
+
+
+def test_a_changed_line_is_found_and_never_read_as_usage(closed: Path) -> None:
+    """One changed digit fails the checksum of its row."""
+    change(
+        closed,
+        "UPDATE batch SET lines = CAST(replace(lines, 'acct_1', 'acct_2') AS BLOB) WHERE seq = 1",
+    )
+    assert verify_spool(closed.parent) == [
+        f"{closed}: row 1: the checksum does not match its lines"
+    ]
+    with pytest.raises(SpoolDamaged, match="row 1 is damaged"):
+        list(read_spool(closed.parent))
+
+
+def test_a_row_that_says_another_number_of_events_is_found(closed: Path) -> None:
+    """The count is what the server's answer is compared with."""
+    change(closed, "UPDATE batch SET events = 7 WHERE seq = 2")
+    assert verify_spool(closed.parent) == [f"{closed}: row 2: 1 lines instead of 7"]
+
+
+def test_a_line_that_is_no_event_is_found(tmp_path: Path) -> None:
+    """Sound bytes may still be no usage event."""
+    spool = Spool.create(tmp_path)
+    spool.append([b'{"id": 1}'])
+    spool.close()
+    (problem,) = verify_spool(tmp_path)
+    assert "row 1: not a usage event" in problem
+
+
+@pytest.mark.parametrize("offset", [0, 4_096])
+def test_damaged_pages_are_found(closed: Path, offset: int) -> None:
+    """A broken header or page is a problem line, not a traceback."""
+    content = bytearray(closed.read_bytes())
+    content[offset : offset + 200] = b"\xff" * 200
+    closed.write_bytes(content)
+    assert any(str(closed) in problem for problem in verify_spool(closed.parent))
+    with pytest.raises(SpoolDamaged):
+        list(read_spool(closed.parent))
+
+
+def test_a_file_killed_at_birth_is_empty(tmp_path: Path) -> None:
+    """Between creating the file and its table a kill leaves an empty database."""
+    (tmp_path / "x.spool").touch()
+    assert list(read_spool(tmp_path)) == []
+    assert verify_spool(tmp_path) == []
+
+
+def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    """A typo must not look like an empty spool."""
+    with pytest.raises(ConfigurationError, match="no spool directory"):
+        list(read_spool(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match="no spool directory"):
+        verify_spool(tmp_path / "nowhere")

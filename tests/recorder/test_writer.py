@@ -1,0 +1,239 @@
+"""The writer: group commit, bounded queue, failing disks."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from usageflow.errors import SpoolError
+from usageflow.events import Identity, UsageEvent, decode
+from usageflow.recorder.inspection import read_spool
+from usageflow.recorder.spool import Spool
+from usageflow.recorder.writer import Writer
+
+EventFactory = Callable[..., UsageEvent]
+DiskLimit = Callable[[int], AbstractContextManager[None]]
+WriterFactory = Callable[..., Writer]
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[WriterFactory]:
+    """Make started writers on one directory; they are stopped at the end."""
+    made: list[Writer] = []
+
+    def make(**options: object) -> Writer:
+        settings: dict[str, object] = {"queue_events_max": 100, "hold_timeout_s": 5.0}
+        made.append(Writer(tmp_path, **(settings | options)))  # type: ignore[arg-type]
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop(5)
+
+
+def events_in(directory: Path) -> list[UsageEvent]:
+    """What the spool directory holds."""
+    return [decode(line) for line in read_spool(directory)]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until it holds, at most 10 s."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.01)
+
+
+def test_an_awaited_event_is_in_the_spool(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """The hold is done when the event can be read from the file, not before."""
+    recorded = event()
+
+    async def scenario() -> bool:
+        hold = writer().record([recorded], asyncio.get_running_loop())
+        assert hold is not None
+        durable = await hold
+        assert events_in(tmp_path) == [recorded]
+        return durable
+
+    assert asyncio.run(scenario())
+
+
+def test_what_arrives_during_a_commit_shares_the_next_one(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """Fewer commits than requests, with no timer; every event exactly once, in order."""
+    commits: list[None] = []
+    recorded = [event() for _ in range(500)]
+
+    async def scenario() -> None:
+        subject = writer(queue_events_max=10_000, on_durable=lambda: commits.append(None))
+        loop = asyncio.get_running_loop()
+        holds = [subject.record([one], loop) for one in recorded]
+        await asyncio.gather(*[hold for hold in holds if hold is not None])
+
+    asyncio.run(scenario())
+    assert 1 <= len(commits) < 250
+    assert events_in(tmp_path) == recorded
+
+
+def test_without_a_loop_nobody_waits(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """Relaxed durability: the event is written all the same."""
+    subject = writer()
+    assert subject.record([event()]) is None
+    assert subject.flush(5)
+    assert len(events_in(tmp_path)) == 1
+
+
+def test_acknowledged_rows_are_forgotten(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """Only in the file they belong to: a row number of another file means nothing here."""
+    subject = writer()
+    subject.record([event()])
+    assert subject.flush(5)
+    assert subject.spool is not None
+    subject.forget(tmp_path / "another.spool", [1])
+    time.sleep(0.05)
+    assert len(events_in(tmp_path)) == 1
+    subject.forget(subject.spool.path, [1])
+    wait_for(lambda: events_in(tmp_path) == [])
+
+
+def test_an_emptied_spool_is_removed_at_the_end(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """A clean stop leaves no file; a stop with events leaves them for the next process."""
+    empty = writer()
+    empty.record([event()])
+    assert empty.flush(5)
+    assert empty.spool is not None
+    empty.forget(empty.spool.path, [1])
+    assert empty.stop(5)
+    assert list(tmp_path.iterdir()) == []
+    full = writer()
+    full.record([event()])
+    assert full.stop(5)
+    assert len(events_in(tmp_path)) == 1
+
+
+def test_a_full_disk_lets_responses_go_and_loses_nothing(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path, disk_limit: DiskLimit
+) -> None:
+    """Holds end with False, the writer is unhealthy, and all is written once there is room."""
+    long = Identity("account_id", "x" * 500)
+
+    async def scenario(subject: Writer) -> list[bool]:
+        loop = asyncio.get_running_loop()
+        results: list[bool] = []
+        while all(results):
+            hold = subject.record([event(identity=long)], loop)
+            results.append(await hold if hold is not None else False)
+        return results
+
+    subject = writer()
+    with disk_limit(150_000):
+        results = asyncio.run(scenario(subject))
+        assert results[-1] is False
+        assert not subject.healthy
+        assert subject.record([event()], None) is None
+    wait_for(lambda: subject.healthy and not subject.waiting_events)
+    ids = [each.id for each in events_in(tmp_path)]
+    assert sorted(ids) == sorted(set(ids)) == [f"event-{n:06}" for n in range(1, len(ids) + 1)]
+    assert len(ids) == len(results) + 1
+
+
+def test_what_exceeds_the_queue_becomes_a_gap_row(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path, disk_limit: DiskLimit
+) -> None:
+    """Bounded memory: events up to the bound stay events, the rest is counted exactly."""
+    with disk_limit(100):
+        subject = writer(queue_events_max=10)
+        for _ in range(25):
+            assert subject.record([event()]) is None
+        wait_for(lambda: not subject.healthy)
+        assert subject.waiting_events == 10
+    wait_for(lambda: subject.healthy and not subject.waiting_events)
+    found = events_in(tmp_path)
+    assert [each.state for each in found] == ["counted"] * 10 + ["gap"]
+    assert found[-1].quantity == 15
+    assert found[-1].reason is not None
+    assert "could" in found[-1].reason or "cannot" in found[-1].reason or "full" in found[-1].reason
+
+
+class _BrokenSpool(Spool):
+    """A spool whose first commit fails as a failed fsync does: the bytes may be there or not."""
+
+    def exchange(self, lines: object, done: object) -> None:
+        super().exchange(lines, done)  # type: ignore[arg-type]
+        raise SpoolError("disk I/O error")
+
+
+def test_a_failed_fsync_poisons_the_file(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is abandoned and its lock freed; the events are written again to a new file."""
+    made: list[Spool] = []
+    real = Spool.create
+
+    def create(directory: Path) -> Spool:
+        made.append(real(directory))
+        if len(made) == 1:
+            made[0].__class__ = _BrokenSpool
+        return made[-1]
+
+    monkeypatch.setattr(Spool, "create", create)
+    subject = writer()
+    recorded = event()
+    subject.record([recorded])
+    wait_for(lambda: subject.healthy and not subject.waiting_events)
+    assert subject.spool is not None
+    assert subject.spool.path != made[0].path
+    assert events_in(tmp_path) == [recorded, recorded]  # one id in two files: the ledger knows it
+    adopted = Spool.adopt(made[0].path)
+    assert adopted is not None
+    adopted.close()
+
+
+def test_a_closed_loop_does_not_stop_the_writer(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """A response that nobody waits for any more is no reason to lose the next one."""
+    subject = writer()
+    loop = asyncio.new_event_loop()
+    subject.record([event()], loop)
+    loop.close()
+    subject.record([event()])
+    wait_for(lambda: len(events_in(tmp_path)) == 2)
+
+
+def test_an_event_that_cannot_be_encoded_is_kept_for_a_person(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """A lone surrogate is not UTF-8: the event goes to the inbox without its identity."""
+    subject = writer()
+    subject.record([event(identity=Identity("account_id", "\ud800"))])
+    assert subject.flush(5)
+    (kept,) = events_in(tmp_path)
+    assert (kept.state, kept.identity.value, kept.quantity) == ("inbox", None, Decimal(1))
+    assert kept.reason is not None
+    assert "could not be encoded" in kept.reason
+
+
+def test_stopping_on_a_dead_disk_ends_and_says_so(
+    writer: WriterFactory, event: EventFactory, disk_limit: DiskLimit
+) -> None:
+    """A full disk must not keep a process from stopping."""
+    with disk_limit(100):
+        subject = writer()
+        subject.record([event()])
+        assert not subject.flush(0.05)
+        assert not subject.stop(5)
