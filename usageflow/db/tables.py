@@ -148,8 +148,8 @@ class MetricRow(Row, table=True):
     organization_id: str = _key("organization.id")
     key: str = _key()
     name: str = _text()
-    unit: str = _text()
-    aggregation: str = _text()
+    unit: str = _text(default="")
+    aggregation: str = _text(default="SUM")
     created_at: datetime = _instant()
 
 

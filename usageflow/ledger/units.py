@@ -55,7 +55,8 @@ def claim(
 
 def bind_customer(tx: Tx, claim: Claim, stripe_customer_id: str) -> Claim:
     """Fix the customer of the claim's payload. Must be committed before the first byte leaves:
-    a claim found without a customer after a crash is known never to have been sent."""
+    a claim found without a customer after a crash is known never to have been sent.
+    """
     raise NotImplementedError
 
 

