@@ -82,8 +82,10 @@ def _latest(tx: Tx, organization_id: str) -> dict[str, PolicyRow]:
     """The latest version of each policy; other publishers wait until this transaction ends."""
     ours = col(PolicyRow.organization_id) == organization_id
     tx.session.exec(
-        select(OrganizationRow.id).where(OrganizationRow.id == organization_id).with_for_update()
-    ).all()
+        select(OrganizationRow.id)
+        .where(OrganizationRow.id == organization_id)
+        .with_for_update(key_share=True)
+    ).one()
     newest = (
         select(PolicyRow.name, func.max(PolicyRow.version)).where(ours).group_by(PolicyRow.name)
     )

@@ -170,7 +170,11 @@ def _postgresql(url: URL) -> Engine:
             pool_size=CONNECTIONS_MAX,
             max_overflow=0,
             pool_pre_ping=True,  # a restarted server costs one ping, not one failed request
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                # instants of the years 1 and 9999 exist in UTC only
+                "options": "-c timezone=UTC",
+            },
         )
     except ModuleNotFoundError:
         raise DatabaseError(

@@ -1,0 +1,123 @@
+"""Usage as people ask for it: per customer, metric and UTC hour, and how much of it is at Stripe.
+
+Reads only; exact.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from sqlalchemy import func, select
+
+from usageflow.db.exact import add, decimal_sum
+from usageflow.db.session import Tx
+from usageflow.db.tables import (
+    UNIT_PENDING,
+    CustomerIdentityRow,
+    CustomerRow,
+    UnitRow,
+    UsageEventRow,
+    table,
+)
+from usageflow.ledger import windows
+from usageflow.ledger.counted import Counted, select_counted
+from usageflow.ledger.windows import Window
+from usageflow.periods import hour_start
+
+_AT_STRIPE: Final = ("accepted", "settled")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """How far the usage of one event name has come: at Stripe, on its way, or with a human."""
+
+    event_name: str
+    accepted: Decimal
+    pending: Decimal
+    stuck: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The usage of one customer and metric in one hour. `field` is how the customer is known."""
+
+    customer: str
+    field: str
+    metric: str
+    hour: datetime
+    total: Decimal
+    events: int
+    forwarded: tuple[Forwarded, ...]
+
+
+def totals(tx: Tx, organization_id: str) -> list[Usage]:
+    """All usage of the organization, in order of customer, metric and hour."""
+    names, progress = _names(tx, organization_id), _progress(tx, organization_id)
+    found = [
+        Usage(*names[window.customer_id], *window[1:], *held, tuple(progress.get(window, ())))
+        for window, held in windows.totals(tx, organization_id).items()
+    ]
+    return sorted(found, key=lambda usage: (usage.customer, usage.metric, usage.hour))
+
+
+def _names(tx: Tx, organization_id: str) -> dict[str, tuple[str, str]]:
+    """`external_id` and identity field of each customer; the first field in order, of several."""
+    payers, known = table(CustomerRow).c, table(CustomerIdentityRow).c
+    rows = tx.session.execute(
+        select(payers.id, payers.external_id, func.min(known.field))
+        .join_from(payers.id.table, known.field.table, known.customer_id == payers.id)
+        .where(payers.organization_id == organization_id)
+        .group_by(payers.id, payers.external_id)
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def _progress(tx: Tx, organization_id: str) -> dict[Window, list[Forwarded]]:
+    sums: dict[tuple[Window, str], dict[str, Decimal]] = {}
+    for window, event_name, state, quantity in [
+        *_in_units(tx, organization_id),
+        *_unassigned(tx, organization_id),
+    ]:
+        stage = (
+            "accepted" if state in _AT_STRIPE else "pending" if state in UNIT_PENDING else "stuck"
+        )
+        stages = sums.setdefault((window, event_name), {})
+        stages[stage] = add(stages.get(stage, Decimal(0)), quantity)
+    progress: dict[Window, list[Forwarded]] = {}
+    for (window, event_name), stages in sorted(sums.items()):
+        parts = (stages.get(stage, Decimal(0)) for stage in ("accepted", "pending", "stuck"))
+        progress.setdefault(window, []).append(Forwarded(event_name, *parts))
+    return progress
+
+
+def _in_units(tx: Tx, organization_id: str) -> list[tuple[Window, str, str, Decimal]]:
+    events, units = table(UsageEventRow), table(UnitRow)
+    key = (events.c.customer_id, events.c.metric, units.c.hour, events.c.event_name, units.c.state)
+    rows = tx.session.execute(
+        select(*key, decimal_sum(events.c.quantity))
+        .join_from(events, units, units.c.id == events.c.unit_id)
+        .where(events.c.organization_id == organization_id)
+        .group_by(*key)
+    )
+    return [(Window(*row[:3]), row[3], row[4], row[5]) for row in rows]
+
+
+def _unassigned(tx: Tx, organization_id: str) -> list[tuple[Window, str, str, Decimal]]:
+    """Events to be forwarded that are in no unit, because no account is connected yet."""
+    columns = table(UsageEventRow).c
+    rows = tx.session.execute(
+        select_counted(organization_id).where(
+            columns.event_name.is_not(None), columns.unit_id.is_(None)
+        )
+    )
+    events = (Counted(*row) for row in rows)
+    return [
+        (
+            Window(event.customer_id, event.metric, hour_start(event.occurred_at)),
+            event.event_name or "",
+            "open",
+            event.quantity,
+        )
+        for event in events
+    ]
