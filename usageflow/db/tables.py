@@ -322,7 +322,7 @@ class LaneRow(Row, table=True):
     __tablename__ = "lane"
     __table_args__ = (
         UniqueConstraint("account_id", "customer_id", "event_name"),
-        Index("ix_lane_waiting", "account_id", "leased_until", **_where("waiting")),
+        Index("ix_lane_waiting", "account_id", "waiting", "leased_until"),
     )
     id: int | None = _counter()
     organization_id: str = _text("organization.id")

@@ -272,10 +272,8 @@ def _create_tables() -> None:
     op.create_index(
         "ix_lane_waiting",
         "lane",
-        ["account_id", "leased_until"],
+        ["account_id", "waiting", "leased_until"],
         unique=False,
-        sqlite_where=sa.text("waiting"),
-        postgresql_where=sa.text("waiting"),
     )
     op.create_table(
         "stripe_customer",
