@@ -1,0 +1,221 @@
+"""The control endpoints under `/_emulator/` and the page at `/`: what a test asks and arranges.
+
+They are ours, not Stripe's, and have no authentication: the emulator is for loopback. No key is
+ever shown. `docs/stripe-emulator.md` documents each.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from html import escape
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from usageflow.stripe.emulator import customers, meters
+from usageflow.stripe.emulator.contract import Call
+from usageflow.stripe.emulator.faults import Fault
+from usageflow.stripe.emulator.replies import Reply, invalid
+from usageflow.stripe.emulator.state import Account, Applied
+from usageflow.stripe.emulator.world import World
+
+T = TypeVar("T")
+
+JOURNAL_ROWS_MAX: Final = 10_000
+"""Rows in one answer of the journal; ask again with `after`."""
+
+
+class ClockChange(msgspec.Struct, forbid_unknown_fields=True):
+    """Move the emulated clock: by `advance_s`, or to `now`."""
+
+    advance_s: float = 0.0
+    now: datetime | None = None
+
+
+class SeedCustomer(msgspec.Struct, forbid_unknown_fields=True):
+    """A customer to create."""
+
+    metadata: dict[str, str] = {}
+    name: str | None = None
+    email: str | None = None
+
+
+class SeedMeter(msgspec.Struct, forbid_unknown_fields=True):
+    """A meter to create."""
+
+    event_name: str
+    formula: str = "sum"
+    event_time_window: str | None = None
+
+
+class Seed(msgspec.Struct, forbid_unknown_fields=True):
+    """Objects to create in bulk, in the account of the request's headers."""
+
+    customers: list[SeedCustomer] = []
+    meters: list[SeedMeter] = []
+
+
+def routes(world: World) -> list[Route]:
+    """The control endpoints over `world`."""
+
+    def route(path: str, method: str, act: Callable[[World, Request, bytes], Response]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            try:
+                return act(world, request, await request.body())
+            except (msgspec.MsgspecError, ValueError) as problem:
+                return _refused(invalid(str(problem)))
+
+        return Route(path, endpoint, methods=[method])
+
+    return [
+        route("/", "GET", _page),
+        route("/_emulator/state", "GET", _state),
+        route("/_emulator/journal", "GET", _journal),
+        route("/_emulator/clock", "POST", _clock),
+        route("/_emulator/faults", "POST", _faults),
+        route("/_emulator/reset", "POST", _reset),
+        route("/_emulator/seed", "POST", _seed),
+    ]
+
+
+def _state(world: World, _request: Request, _body: bytes) -> Response:
+    return JSONResponse(
+        {
+            "now": world.now().isoformat(),
+            "accounts": [_account(account) for account in world.accounts.values()],
+            "faults": msgspec.to_builtins(world.faults.waiting),
+        }
+    )
+
+
+def _account(account: Account) -> dict[str, Any]:
+    calls: dict[str, dict[str, int]] = {}
+    for (route, status), number in sorted(account.calls.items()):
+        calls.setdefault(route, {})[status] = number
+    return {
+        "id": account.object_id,
+        "livemode": account.livemode,
+        "customers": sum(not customer.deleted for customer in account.customers.values()),
+        "meters": [
+            {"id": meter.object_id, "event_name": meter.event_name, "formula": meter.formula}
+            for meter in account.meters.values()
+        ],
+        "applied": [
+            {
+                "customer": customer,
+                "metadata": account.customers[customer].metadata,
+                "event_name": event_name,
+                "value": format(value, "f"),
+                "events": events,
+            }
+            for customer, event_name, value, events in account.totals()
+        ],
+        "rejected_later": dict(account.rejected_later),
+        "calls": calls,
+    }
+
+
+def _journal(world: World, request: Request, _body: bytes) -> Response:
+    after = int(request.query_params.get("after", "0"))
+    rows = world.journal[after : after + JOURNAL_ROWS_MAX]
+    more = len(world.journal) > after + len(rows)
+    return JSONResponse({"journal": [_entry(row) for row in rows], "has_more": more})
+
+
+def _entry(row: Applied) -> dict[str, Any]:
+    return {
+        "sequence": row.sequence,
+        "account": row.account,
+        "livemode": row.livemode,
+        "event_name": row.event_name,
+        "identifier": row.identifier,
+        "customer": row.customer,
+        "value": format(row.value, "f"),
+        "timestamp": row.timestamp,
+        "applied_at": row.applied_at.isoformat(),
+    }
+
+
+def _clock(world: World, _request: Request, body: bytes) -> Response:
+    change = _decoded(body, ClockChange)
+    if change.now is not None:
+        if change.now.tzinfo is None:
+            raise ValueError("`now` needs a time zone, such as 2026-11-21T09:00:00Z")
+        world.shift += change.now - world.now()
+    world.shift += timedelta(seconds=change.advance_s)
+    return JSONResponse({"now": world.now().isoformat()})
+
+
+def _faults(world: World, _request: Request, body: bytes) -> Response:
+    for fault in _decoded(body, list[Fault]):
+        world.faults.add(fault)
+    return JSONResponse({"faults": msgspec.to_builtins(world.faults.waiting)})
+
+
+def _reset(world: World, _request: Request, _body: bytes) -> Response:
+    world.reset()
+    return JSONResponse({"now": world.now().isoformat()})
+
+
+def _seed(world: World, request: Request, body: bytes) -> Response:
+    account = world.account(request.headers, connect=True)
+    if isinstance(account, Reply):
+        return _refused(account)
+    seed = _decoded(body, Seed)
+    replies = {
+        "customers": [_create(world, account, item) for item in seed.customers],
+        "meters": [_create(world, account, item) for item in seed.meters],
+    }
+    refusal = next((one for made in replies.values() for one in made if one.status >= 400), None)  # noqa: PLR2004 - HTTP
+    if refusal is not None:
+        return _refused(refusal)
+    ids = {noun: [one.body["id"] for one in made] for noun, made in replies.items()}
+    return JSONResponse({"account": account.object_id, **ids})
+
+
+def _create(world: World, account: Account, item: SeedCustomer | SeedMeter) -> Reply:
+    given = {name: value for name, value in msgspec.to_builtins(item).items() if value is not None}
+    if isinstance(item, SeedCustomer):
+        return customers.create(account, Call("seed", "seed", {}, given), world.now())
+    given["default_aggregation"] = {"formula": given.pop("formula")}
+    given["display_name"] = item.event_name
+    return meters.create(account, Call("seed", "seed", {}, given), world.now())
+
+
+def _decoded(body: bytes, shape: type[T]) -> T:
+    return msgspec.json.decode(body, type=shape)
+
+
+def _refused(reply: Reply) -> Response:
+    return JSONResponse(reply.body, reply.status)
+
+
+_PAGE: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2">
+<title>Stripe emulator</title><style>body{{font:16px system-ui;margin:2rem}}
+th,td{{padding:.2rem 1rem .2rem 0;text-align:left}}td:nth-child(n+4){{text-align:right}}</style>
+</head>
+<body><h1>Stripe emulator</h1><p>{now} · <a href="/_emulator/state">state</a> ·
+<a href="/_emulator/journal">journal</a></p>
+<table><tr><th>account</th><th>customer</th><th>event name</th><th>value</th><th>events</th></tr>
+{rows}</table></body></html>
+"""
+
+
+def _page(world: World, _request: Request, _body: bytes) -> Response:
+    rows = [
+        (account.object_id, _named(account, customer), event_name, format(value, "f"), str(events))
+        for account in world.accounts.values()
+        for customer, event_name, value, events in account.totals()
+    ]
+    table = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return HTMLResponse(_PAGE.format(now=escape(world.now().isoformat()), rows=table))
+
+
+def _named(account: Account, customer: str) -> str:
+    metadata = account.customers[customer].metadata
+    return " ".join([customer, *(f"{key}={value}" for key, value in metadata.items())])

@@ -1,0 +1,77 @@
+"""A client of the emulator's control endpoints, for tests, the demo and scripts.
+
+It speaks only to `/_emulator/`; whatever uses Stripe's API does so through Stripe's own SDK.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import httpx
+
+TIMEOUT_S = 30.0
+"""Longest wait for an answer; seeding thousands of customers takes a second or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteEmulator:
+    """A running emulator at `url`, seen as the account of `api_key`. Raises httpx.HTTPError."""
+
+    url: str
+    api_key: str
+
+    def state(self) -> Any:
+        """Accounts, meters, applied totals, calls by outcome, faults to come and the clock."""
+        return self._sent("GET", "state")
+
+    def journal(self) -> Iterator[dict[str, Any]]:
+        """Every applied meter event of every account, in the order it was applied."""
+        after, more = 0, True
+        while more:
+            answer = self._sent("GET", f"journal?after={after}")
+            yield from answer["journal"]
+            after, more = after + len(answer["journal"]), answer["has_more"]
+
+    def applied(self, field: str) -> dict[tuple[str, str], Decimal]:
+        """The exact value applied per (metadata `field` of the customer, event name)."""
+        return {
+            (row["metadata"].get(field, row["customer"]), row["event_name"]): Decimal(row["value"])
+            for account in self.state()["accounts"]
+            for row in account["applied"]
+        }
+
+    def seed(
+        self, customers: Iterable[dict[str, str]] = (), meters: Iterable[str | dict[str, str]] = ()
+    ) -> list[str]:
+        """Create customers with this metadata, and meters (a name means a `sum` meter).
+
+        Returns the customers' ids.
+        """
+        named = [{"event_name": item} if isinstance(item, str) else item for item in meters]
+        people = [{"metadata": metadata} for metadata in customers]
+        answer = self._sent("POST", "seed", {"customers": people, "meters": named})
+        ids: list[str] = answer["customers"]
+        return ids
+
+    def fault(self, kind: str, *, route: str = "/v1/billing/meter_events", **options: Any) -> None:
+        """Let the next calls of `route` fail; the options are those of a fault."""
+        self._sent("POST", "faults", [{"route": route, "kind": kind, **options}])
+
+    def advance(self, seconds: float) -> None:
+        """Move the emulated clock forward."""
+        self._sent("POST", "clock", {"advance_s": seconds})
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._sent("POST", "reset")
+
+    def _sent(self, method: str, path: str, body: Any = None) -> Any:
+        answer = httpx.request(
+            method,
+            f"{self.url}/_emulator/{path}",
+            json=body,
+            headers={"authorization": f"Bearer {self.api_key}"},
+            timeout=TIMEOUT_S,
+        )
+        return answer.raise_for_status().json()

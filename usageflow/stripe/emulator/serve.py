@@ -1,0 +1,74 @@
+"""Running the emulator on TCP: in the foreground for a person, in a thread for a test."""
+
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from usageflow.errors import ConfigurationError
+from usageflow.stripe.emulator.app import create_emulator
+from usageflow.stripe.emulator.connections import ResettableProtocol
+
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open; longer than clients keep theirs, so they close first."""
+START_TIMEOUT_S: Final = 10.0
+
+
+def run(host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM. Raises ConfigurationError if the address is taken."""
+    listener = _bound(host, port)
+    sys.stdout.write(f"Stripe emulator: {_url(listener)} (set USAGEFLOW_STRIPE_API_BASE to it)\n")
+    sys.stdout.flush()
+    _server(create_emulator()).run(sockets=[listener])
+
+
+@contextmanager
+def running(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve `app` from a thread of this process and give its URL; port 0 takes a free one."""
+    listener = _bound(host, port)
+    server = _server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield _url(listener)
+    finally:
+        server.should_exit = True
+        thread.join(START_TIMEOUT_S)
+        listener.close()
+
+
+def _server(app: Starlette) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http=ResettableProtocol,
+        lifespan="off",
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as problem:
+        listener.close()
+        raise ConfigurationError(
+            f"the Stripe emulator cannot listen on {host}:{port} ({problem.strerror}); "
+            "choose another with --port"
+        ) from None
+    listener.listen()
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

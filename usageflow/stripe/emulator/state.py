@@ -1,0 +1,133 @@
+"""What the emulator remembers: accounts, and in each its customers, meters and meter events.
+
+Pure state: no HTTP, no clock of its own (handlers get `now`), nothing on disk. An account is one
+store per account id and livemode; which one a request speaks to is decided in `accounts`.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Any, Final
+
+HOUR_S: Final = 3_600
+DAY_S: Final = 86_400
+
+
+@dataclass(slots=True)
+class Customer:
+    """A customer. `indexed` is the metadata search still sees until its index has caught up."""
+
+    object_id: str
+    created: int
+    fields: dict[str, Any]
+    metadata: dict[str, str]
+    indexed: dict[str, str] | None
+    changed_at: datetime
+    deleted: bool = False
+
+    def searchable(self, now: datetime, lag: timedelta) -> dict[str, str] | None:
+        """The metadata in the search index at `now`; None if the customer is not in it yet."""
+        return self.metadata if now - self.changed_at >= lag else self.indexed
+
+
+@dataclass(slots=True)
+class Meter:
+    """A meter. Immutable at Stripe but for its name and status."""
+
+    object_id: str
+    event_name: str
+    display_name: str
+    formula: str
+    customer_key: str
+    value_key: str
+    time_window: str | None
+    created: int
+    updated: int
+    deactivated_at: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether meter events are accepted."""
+        return self.deactivated_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One accepted meter event. `value` is 1 on a count meter that was sent none."""
+
+    sequence: int
+    account: str
+    livemode: bool
+    event_name: str
+    identifier: str
+    customer: str
+    value: Decimal
+    timestamp: int
+    applied_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The answer kept under an idempotency key; `reply` is None while the first call still runs."""
+
+    fingerprint: str
+    since: datetime
+    reply: Any = None
+
+
+@dataclass(slots=True)
+class Account:
+    """One isolated store: an account in one mode."""
+
+    object_id: str
+    livemode: bool
+    search_lag: timedelta
+    journal: list[Applied]
+    customers: dict[str, Customer] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)
+    events: dict[tuple[str, str], list[Applied]] = field(default_factory=dict)
+    identifiers: dict[str, datetime] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+    in_flight: set[tuple[str, str]] = field(default_factory=set)
+    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rejected_later: Counter[str] = field(default_factory=Counter)
+    _ids: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def new_id(self, prefix: str) -> str:
+        """An id that no other account has."""
+        mode = "live" if self.livemode else "test"
+        return f"{prefix}_{mode}{self.object_id[5:13]}{next(self._ids):08d}"
+
+    def meter_named(self, event_name: str) -> Meter | None:
+        """The one meter that holds `event_name`, active or not."""
+        return next((one for one in self.meters.values() if one.event_name == event_name), None)
+
+    def apply(self, event: Applied) -> None:
+        """Append an accepted meter event; it is what summaries and the journal show."""
+        self.events.setdefault((event.event_name, event.customer), []).append(event)
+        self.journal.append(event)
+
+    def totals(self) -> Iterator[tuple[str, str, Decimal, int]]:
+        """(customer, event name, aggregated value, events) of everything applied."""
+        meters = {meter.event_name: meter for meter in self.meters.values()}
+        for (event_name, customer), events in self.events.items():
+            yield customer, event_name, aggregate(meters[event_name], events), len(events)
+
+
+def aggregate(meter: Meter, events: list[Applied]) -> Decimal:
+    """What the meter makes of `events`, which are in order of arrival.
+
+    A meter with a time window is fed pre-aggregated values: of each hour or day only the event that
+    arrived last counts. `last` is the event with the latest timestamp.
+    """
+    if meter.time_window is not None:
+        width = HOUR_S if meter.time_window == "hour" else DAY_S
+        events = list({event.timestamp // width: event for event in events}.values())
+    if meter.formula == "count":
+        return Decimal(len(events))
+    if meter.formula == "last":
+        return max(reversed(events), key=lambda event: event.timestamp).value
+    return sum((event.value for event in events), Decimal(0))
