@@ -15,6 +15,7 @@ from sqlmodel import col, func, select
 from usageflow.catalog import metrics
 from usageflow.db.session import Tx
 from usageflow.db.tables import OrganizationRow, PolicyRow
+from usageflow.policies.document import canonical
 from usageflow.policies.models import Policy
 
 
@@ -44,7 +45,7 @@ def publish(tx: Tx, organization_id: str, policies: Sequence[Policy]) -> Publish
     """
     stored = _latest(tx, organization_id)
     before = {name for name, row in stored.items() if row.active}
-    wanted = {policy.name: policy.model_dump_json() for policy in policies}
+    wanted = {policy.name: canonical(policy).decode() for policy in policies}
     renewed = set()
     for name, document in wanted.items():
         row = stored.get(name)
