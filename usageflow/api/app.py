@@ -1,0 +1,112 @@
+"""The API as one ASGI app: routes, probes, and one answer shape for everything that goes wrong.
+
+It opens nothing and owns nothing: the database and the settings are given, and whoever serves it
+closes them.
+"""
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+
+from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import usageflow
+from usageflow.api.edge import EdgeEndpoints
+from usageflow.api.problems import Problem, json_response
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.errors import DatabaseError
+
+RETRY_AFTER_S: Final = 2
+"""What a client is told while the database does not answer; edges keep their events meanwhile."""
+
+logger = logging.getLogger("usageflow.api")
+
+
+def create_api(
+    db: Database, settings: Settings, *, on_events: Callable[[], None] = lambda: None
+) -> Starlette:
+    """The API over `db`. `on_events` is called whenever events were committed."""
+    app = Starlette(
+        routes=[
+            Route("/", _about, methods=["GET"]),
+            Route("/healthz", _alive, methods=["GET"]),
+            Route("/readyz", _readiness(db), methods=["GET"]),
+            *EdgeEndpoints(db, settings, on_events).routes(),
+        ],
+        exception_handlers={
+            HTTPException: _refused,
+            ClientDisconnect: _gone,
+            DatabaseError: _unavailable,
+            PoolTimeoutError: _unavailable,
+            Exception: _failed,
+        },
+    )
+    app.router.redirect_slashes = False  # an unknown path is an error in our shape, not a redirect
+    return app
+
+
+async def _about(_: Request) -> Response:
+    """Names the product and where to go from here."""
+    return json_response(
+        {
+            "product": "UsageFlow",
+            "version": usageflow.__version__,
+            "links": {
+                "health": "/healthz",
+                "readiness": "/readyz",
+                "policies": "/api/edge/policies",
+                "events": "/api/edge/events",
+            },
+        }
+    )
+
+
+async def _alive(_: Request) -> Response:
+    """The process is up; says nothing about the database."""
+    return json_response({"status": "ok"})
+
+
+def _readiness(db: Database) -> Callable[[Request], Response]:
+    def ready(_: Request) -> Response:
+        """The database answers; 503 otherwise, through the handlers below."""
+        with db.reading() as tx:
+            tx.session.connection().execute(text("SELECT 1"))
+        return json_response({"status": "ok"})
+
+    return ready
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """404, 405 and their like, as Starlette raises them."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
+    code = HTTPStatus(error.status_code).name.lower()
+    return Problem(error.status_code, code, error.detail, error.headers or {}).response()
+
+
+async def _gone(_: Request, __: Exception) -> Response:
+    """The client left in the middle of its body: nothing was read in, nobody reads this."""
+    return Problem(400, "client_disconnected", "the body ended early").response()
+
+
+async def _unavailable(request: Request, error: Exception) -> Response:
+    """The database did not answer, so nothing was taken; the client may send the same again."""
+    logger.warning("%s: the database did not answer: %s", request.url.path, error)
+    return Problem(
+        503,
+        "database_unavailable",
+        "the database does not answer at the moment; send the same again later",
+        {"retry-after": str(RETRY_AFTER_S)},
+    ).response()
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """A fault of ours. Starlette raises it again behind this answer, so the log has the place."""
+    return Problem(500, "internal_error", "the server made a mistake; its log has more").response()
