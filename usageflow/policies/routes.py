@@ -1,0 +1,269 @@
+"""`METHOD /template`: reading it, and finding the templates a request matches.
+
+Matches the decoded path, as Starlette routes it; a template never sees the query string. Knows
+nothing of policies: a router holds any values. No regular expression runs for a request, except
+for `{x:float}` and `{x:uuid}`.
+
+    /users/:id    /users/{id}    one segment that is not empty, as a parameter
+    /n/{id:int}                  one segment of that form: int, float, uuid (str is the default)
+    /users/*/x                   any one segment that is not empty
+    /files/*                     the rest of the path, one or more characters
+    /files/{rest:path}           the rest of the path, perhaps empty, as a parameter
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Literal, TypeVar
+
+TEMPLATE_CHARS_MAX: Final = 500
+"""Longest template; it is recorded in each event as its route (events.TEXT_CHARS_MAX)."""
+
+_ALONE = "ANY"
+_TOKEN = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]{1,32}")
+"""A method as in RFC 9110, section 9.1; the longest registered one has 16 characters."""
+_PARAMETER = re.compile(r":([^:{}]*)|\{([^:{}]*)(?::([^:{}]*))?\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FLOAT = re.compile(r"[0-9]+(\.[0-9]+)?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
+
+Kind = Literal["static", "int", "float", "uuid", "str", "*", "rest", "path"]
+_BRANCHES: Final = ("int", "float", "uuid", "str", "*")
+"""Kinds that take one segment, the most specific first."""
+_ACCEPTS: Final[Mapping[str, Callable[[str], object]]] = {
+    "int": lambda segment: segment.isascii() and segment.isdigit(),
+    "float": _FLOAT.fullmatch,
+    "uuid": _UUID.fullmatch,
+    "str": bool,
+    "*": bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A parsed path template. `parameters` gives each name its segment's index.
+
+    `shape` is equal for templates that match the same paths, whatever their parameters are called.
+    """
+
+    text: str
+    shape: tuple[tuple[Kind, str], ...]
+    parameters: Mapping[str, int]
+
+    def value(self, name: str, segments: Sequence[str]) -> str:
+        """What the parameter `name` stands for in a path that matches, given its segments."""
+        index = self.parameters[name]
+        if self.shape[index - 1][0] == "path":
+            return "/".join(segments[index:])
+        return segments[index]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Methods and a template. `methods` is None for ANY; GET brings HEAD with it."""
+
+    text: str
+    methods: frozenset[str] | None
+    template: Template
+
+    def overlaps(self, methods: frozenset[str] | None) -> bool:
+        """Whether both could serve the same method."""
+        return self.methods is None or methods is None or not self.methods.isdisjoint(methods)
+
+
+def parse_route(text: str) -> Route:
+    """Read `METHOD /template`. Raises ValueError with what is wrong and how to write it."""
+    method, _, template = text.strip().partition(" ")
+    if method.startswith("/"):
+        raise ValueError(f'"{text}" has no method: write "GET {method}" or "ANY {method}"')
+    return Route(text, _methods(method), parse_template(template.strip()))
+
+
+def parse_template(text: str) -> Template:
+    """Read a path template. Raises ValueError with what is wrong."""
+    if not text.startswith("/"):
+        raise ValueError(f'the path "{text}" does not start with "/"')
+    if len(text) > TEMPLATE_CHARS_MAX:
+        raise ValueError(f"the path has {len(text)} characters; at most {TEMPLATE_CHARS_MAX}")
+    if "//" in text:
+        raise ValueError(f'the path "{text}" holds "//"; use {{name:path}} for empty segments')
+    shape: list[tuple[Kind, str]] = []
+    parameters: dict[str, int] = {}
+    segments = text.split("/")[1:]
+    for index, segment in enumerate(segments, start=1):
+        kind, name = _part(segment, last=index == len(segments))
+        if kind in ("static", "*", "rest"):
+            shape.append((kind, name))
+            continue
+        if name in parameters:
+            raise ValueError(f'the parameter "{name}" occurs twice')
+        parameters[name] = index
+        shape.append((kind, ""))
+    return Template(text, tuple(shape), parameters)
+
+
+def _methods(text: str) -> frozenset[str] | None:
+    names = [name.strip().upper() for name in text.split(",")]
+    if names == [_ALONE]:
+        return None
+    for name in names:
+        if name == _ALONE:
+            raise ValueError("ANY stands alone; it already covers the other methods")
+        if not _TOKEN.fullmatch(name):
+            raise ValueError(f'"{name}" is not a method: write METHOD /path, such as POST /v1/chat')
+    return frozenset(names) | ({"HEAD"} if "GET" in names else set())
+
+
+def _part(segment: str, *, last: bool) -> tuple[Kind, str]:
+    """The kind of one segment, and its text or its parameter's name."""
+    if segment == "*":
+        return ("rest" if last else "*"), ""
+    parameter = _PARAMETER.fullmatch(segment)
+    if parameter is None:
+        return "static", _literal(segment)
+    name = parameter[1] if parameter[1] is not None else parameter[2]
+    if not _NAME.fullmatch(name):
+        raise ValueError(f'"{segment}" is not a parameter: its name has letters, digits and "_"')
+    kind = _kind(parameter[3] or "str")
+    if kind == "path" and not last:
+        raise ValueError(f'"{segment}" takes the rest of the path and must be its last segment')
+    return kind, name
+
+
+def _kind(convertor: str) -> Kind:
+    if convertor in ("str", "int", "float", "uuid", "path"):
+        return convertor  # type: ignore[return-value]  # a tuple of literals does not narrow str
+    raise ValueError(f'"{convertor}" is not known; use str, int, float, uuid or path')
+
+
+def _literal(segment: str) -> str:
+    if any(mark in segment for mark in "{}*"):
+        raise ValueError(f'"{segment}": a parameter or "*" must be a whole segment')
+    if any(mark in segment for mark in "?#"):
+        raise ValueError(f'"{segment}": a path ends before "?" and "#"')
+    if re.search("%[0-9A-Fa-f]{2}", segment):
+        raise ValueError(f'"{segment}": write the decoded path, without percent escapes')
+    if any(character.isspace() or not character.isprintable() for character in segment):
+        raise ValueError(f"{segment!r}: a path has no white space or control characters")
+    return segment
+
+
+Value = TypeVar("Value")
+Plan = TypeVar("Plan")
+
+
+class _Ends(Generic[Value, Plan]):
+    """What is found where templates end: one plan per method."""
+
+    __slots__ = ("entries", "other", "plans")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[frozenset[str] | None, Value]] = []
+        self.plans: dict[str, Plan] = {}
+        self.other: Plan | None = None
+
+    def settle(self, gather: Callable[[Sequence[Value]], Plan]) -> None:
+        anything = [value for methods, value in self.entries if methods is None]
+        self.other = gather(anything) if anything else None
+        for method in {name for methods, _ in self.entries for name in methods or ()}:
+            values = [v for methods, v in self.entries if methods is None or method in methods]
+            self.plans[method] = gather(values)
+
+
+class _Node(Generic[Value, Plan]):
+    """One place in the tree of segments. `branches` are tried in order after `statics`."""
+
+    __slots__ = ("branches", "here", "path", "rest", "statics")
+
+    def __init__(self) -> None:
+        self.statics: dict[str, _Node[Value, Plan]] = {}
+        self.branches: list[tuple[str, Callable[[str], object], _Node[Value, Plan]]] = []
+        self.here: _Ends[Value, Plan] | None = None
+        self.rest: _Ends[Value, Plan] | None = None
+        self.path: _Ends[Value, Plan] | None = None
+
+    def child(self, kind: Kind, text: str) -> "_Node[Value, Plan]":
+        if kind == "static":
+            return self.statics.setdefault(text, _Node())
+        for known, _, node in self.branches:
+            if known == kind:
+                return node
+        node = _Node()
+        self.branches.append((kind, _ACCEPTS[kind], node))
+        self.branches.sort(key=lambda branch: _BRANCHES.index(branch[0]))
+        return node
+
+
+class Router(Generic[Value, Plan]):
+    """Finds the templates that a path matches, the most specific first.
+
+    Specificity: static > parameter (int, float, uuid, any) > `*` > the rest, decided at the first
+    segment in which two templates differ. `gather` makes the plan for the values that share one
+    template and method; it is called while building, never for a request.
+    """
+
+    __slots__ = ("_root",)
+
+    def __init__(
+        self, routes: Iterable[tuple[Route, Value]], gather: Callable[[Sequence[Value]], Plan]
+    ) -> None:
+        self._root: _Node[Value, Plan] = _Node()
+        ends: dict[int, _Ends[Value, Plan]] = {}
+        for route, value in routes:
+            end = self._end(route.template)
+            end.entries.append((route.methods, value))
+            ends[id(end)] = end
+        for end in ends.values():
+            end.settle(gather)
+
+    def find(self, method: str, path: str, segments: list[str]) -> list[Plan]:
+        """The plans of all templates that match; `segments` is `path.split("/")`."""
+        found: list[Plan] = []
+        if segments[0]:
+            return found
+        _collect(self._root, segments, 1, method, found)
+        if path.endswith("\n"):
+            # Starlette's patterns end in `$`, which also matches before a final newline: it serves
+            # `/chat%0A` as `/chat`, so the request is metered as such.
+            _collect(self._root, path[:-1].split("/"), 1, method, found)
+        return found
+
+    def _end(self, template: Template) -> _Ends[Value, Plan]:
+        node = self._root
+        for kind, text in template.shape:
+            if kind == "rest":
+                node.rest = node.rest or _Ends()
+                return node.rest
+            if kind == "path":
+                node.path = node.path or _Ends()
+                return node.path
+            node = node.child(kind, text)
+        node.here = node.here or _Ends()
+        return node.here
+
+
+def _collect(
+    node: _Node[Value, Plan], segments: list[str], index: int, method: str, found: list[Plan]
+) -> None:
+    if index == len(segments):
+        if node.here is not None:
+            _add(node.here, method, found)
+        return
+    segment = segments[index]
+    child = node.statics.get(segment)
+    if child is not None:
+        _collect(child, segments, index + 1, method, found)
+    if segment:
+        for _, accepts, child in node.branches:
+            if accepts(segment):
+                _collect(child, segments, index + 1, method, found)
+    if node.rest is not None and (segment or index + 1 < len(segments)):
+        _add(node.rest, method, found)
+    if node.path is not None:
+        _add(node.path, method, found)
+
+
+def _add(ends: _Ends[Value, Plan], method: str, found: list[Plan]) -> None:
+    plan = ends.plans.get(method, ends.other)
+    if plan is not None:
+        found.append(plan)
