@@ -84,6 +84,7 @@ class Shipper:
             self._stop.wait(self._interval_s)
         self._ship_all()
         self._close_reader()
+        self._sink.close()
 
     def _in_time(self) -> bool:
         return time.monotonic() < self._deadline

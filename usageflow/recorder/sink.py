@@ -32,6 +32,9 @@ class Sink(Protocol):
         reason). Raises DeliveryError if it does not; then the whole batch is sent again.
         """
 
+    def close(self) -> None:
+        """Let go of what delivering needs; called on the thread that delivers."""
+
 
 class _Result(msgspec.Struct):
     status: str
@@ -121,6 +124,10 @@ class HttpSink:
             raise DeliveryError(f"the server answered for {len(results)} of {events} events")
         return Counter(result.status for result in results)
 
+    def close(self) -> None:
+        """See Sink."""
+        self._connection.close()
+
 
 def refusal(status: int, headers: dict[str, str], content: bytes) -> DeliveryError:
     """What an answer other than 200 means. `refused` marks what only a person can mend."""
@@ -160,3 +167,6 @@ class MemorySink:
             self.lost_answers -= 1
             raise DeliveryError(f"the answer for {events} events was lost")
         return outcome
+
+    def close(self) -> None:
+        """See Sink."""

@@ -166,10 +166,9 @@ class Writer:
             self._unwritten.clear()
             self._recover()
             durable = True
+            self._on_durable()
         for loop, waiting in holds.items():
             _release_on(loop, waiting, durable=durable)
-        if durable:
-            self._on_durable()
         return durable
 
     def _take_queue(self) -> dict[asyncio.AbstractEventLoop, list[Hold]]:

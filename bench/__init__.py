@@ -1,0 +1,1 @@
+"""Measures the hot paths and prints ratios from one run. Absolute times mean little elsewhere."""

@@ -1,0 +1,15 @@
+"""`make bench`: everything, or the parts named: middleware hold proxy memory."""
+
+import sys
+from importlib import import_module
+
+PARTS = ("middleware", "hold", "proxy", "memory")
+
+
+def main() -> None:
+    """Run the parts in order."""
+    for part in sys.argv[1:] or PARTS:
+        import_module(f"bench.{part}").main()
+
+
+main()

@@ -1,0 +1,294 @@
+"""Policies stay fresh, the last good set stays in force, and a cached set outlives the server."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from usageflow.config import Settings
+from usageflow.errors import PolicyFileError
+from usageflow.middleware.feed import FixedFeed, PollingFeed, open_feed
+from usageflow.policies import Policy, PolicySet, parse_file, write_document
+
+POLICY = """
+[[policy]]
+name = "%s"
+match = "GET /%s"
+identify = [ { from = "header", name = "x-account" } ]
+field = "account_id"
+metric = "API_CALL"
+"""
+
+
+def policies(*names: str) -> list[tuple[Policy, str]]:
+    """Valid policies of these names, with their versions."""
+    parsed = parse_file("".join(POLICY % (name, name) for name in names), "t")
+    return list(parsed.policies)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until it holds, at most 10 s."""
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.01)
+
+
+class _Server(BaseHTTPRequestHandler):
+    """The policies endpoint: a document with an ETag."""
+
+    protocol_version = "HTTP/1.1"
+    document: ClassVar[bytes] = b""
+    status: ClassVar[int] = 200
+    seen: ClassVar[list[tuple[int, str]]] = []
+
+    def do_GET(self) -> None:
+        cls = type(self)
+        etag = f'"{hash(cls.document)}"'
+        status = cls.status
+        if status == 200 and self.headers.get("if-none-match") == etag:
+            status = 304
+        cls.seen.append((status, self.headers.get("x-usageflow-api-key", "")))
+        self.send_response(status)
+        content = cls.document if status == 200 else b""
+        if status == 200:
+            self.send_header("etag", etag)
+        if status != 304:
+            self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Stay quiet."""
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, Any]]:
+    """A server with its own document, and its URL."""
+    handler = type("Handler", (_Server,), {"seen": []})
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    httpd.daemon_threads = True
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}", handler
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def feed() -> Iterator[Callable[[Settings], PollingFeed]]:
+    """Open feeds; they are closed at the end."""
+    made: list[PollingFeed] = []
+
+    def make(settings: Settings) -> PollingFeed:
+        made.append(open_feed(settings))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def matches(subject: PollingFeed, name: str) -> bool:
+    """Whether the current set has the policy of this name."""
+    return subject.current.match("GET", f"/{name}") is not None
+
+
+def test_a_file_is_in_force_at_once_and_its_changes_follow(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path
+) -> None:
+    """Without a restart, and as a whole."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a"))
+    subject = feed(Settings(policies=str(path), policy_poll_s=0.01))
+    assert subject.loaded
+    assert matches(subject, "a")
+    subject.start()
+    path.write_text(POLICY % ("bb", "bb"))
+    wait_for(lambda: matches(subject, "bb"))
+    assert not matches(subject, "a")
+
+
+def test_a_broken_file_leaves_the_last_good_set_in_force(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A syntax error, then a missing file: told once each; then the mended file counts again."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a"))
+    subject = feed(Settings(policies=str(path), policy_poll_s=0.01))
+    subject.start()
+    path.write_text("[[policy")
+    wait_for(lambda: "not refreshed" in caplog.text)
+    path.unlink()
+    wait_for(lambda: caplog.text.count("not refreshed") == 2)
+    time.sleep(0.05)
+    assert caplog.text.count("not refreshed") == 2
+    assert matches(subject, "a")
+    path.write_text(POLICY % ("b", "b"))
+    wait_for(lambda: matches(subject, "b"))
+
+
+def test_one_invalid_policy_is_told_and_the_others_count(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With its place in the file."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a") + '[[policy]]\nname = "b"\n')
+    subject = feed(Settings(policies=str(path)))
+    assert matches(subject, "a")
+    assert f"{path}:8: " in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[[policy"])
+def test_a_file_that_cannot_be_read_stops_the_start(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, content: bytes | None
+) -> None:
+    """A mistake shows at start, with the path in the message."""
+    path = tmp_path / "p.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(PolicyFileError, match=r"p\.toml"):
+        feed(Settings(policies=str(path)))
+
+
+def test_the_servers_policies_follow_its_changes(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, server: tuple[str, Any]
+) -> None:
+    """Asked with the key and the ETag; unchanged documents are not sent again."""
+    url, handler = server
+    handler.document = write_document(policies("a"))
+    settings = Settings(
+        server=url, api_key="uf_live_x", spool_dir=str(tmp_path), policy_poll_s=0.01
+    )
+    subject = feed(settings)
+    assert not subject.loaded
+    subject.start()
+    subject.start()
+    wait_for(lambda: matches(subject, "a"))
+    wait_for(lambda: (304, "uf_live_x") in handler.seen)
+    handler.document = write_document(policies("b"))
+    wait_for(lambda: matches(subject, "b"))
+    handler.document = write_document([])
+    wait_for(lambda: not matches(subject, "b"))
+
+
+def test_an_app_starts_metered_while_the_server_is_down(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, server: tuple[str, Any]
+) -> None:
+    """The last good answer is kept beside the spool, for this server and key only."""
+    url, handler = server
+    handler.document = write_document(policies("a"))
+    settings = Settings(server=url, api_key="k", spool_dir=str(tmp_path), policy_poll_s=0.01)
+    first = feed(settings)
+    first.start()
+    wait_for(lambda: first.loaded)
+    first.close()
+    handler.status = 503
+    second = feed(settings)
+    assert second.loaded
+    assert matches(second, "a")
+    assert not feed(settings.with_changes(api_key="other")).loaded
+
+
+def test_a_refusal_is_told_and_the_current_set_stays(
+    feed: Callable[[Settings], PollingFeed],
+    tmp_path: Path,
+    server: tuple[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """401 is told once, not at every poll; rubbish instead of a document too."""
+    url, handler = server
+    handler.status = 401
+    settings = Settings(server=url, api_key="k", spool_dir=str(tmp_path), policy_poll_s=0.01)
+    subject = feed(settings)
+    subject.start()
+    wait_for(lambda: "the server answered 401" in caplog.text)
+    assert not subject.loaded
+    handler.status, handler.document = 200, b"<html>"
+    wait_for(lambda: caplog.text.count("not refreshed") == 2)
+    handler.document = write_document(policies("a"))
+    wait_for(lambda: matches(subject, "a"))
+
+
+def test_a_damaged_cache_is_passed_over(
+    feed: Callable[[Settings], PollingFeed],
+    tmp_path: Path,
+    server: tuple[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told, and the server is asked."""
+    url, handler = server
+    handler.document = write_document(policies("a"))
+    settings = Settings(server=url, api_key="k", spool_dir=str(tmp_path), policy_poll_s=0.01)
+    first = feed(settings)
+    first.start()
+    wait_for(lambda: list(tmp_path.glob("policies-*.json")))
+    first.close()
+    (cache,) = tmp_path.glob("policies-*.json")
+    cache.write_text("{")
+    second = feed(settings)
+    assert not second.loaded
+    assert "cannot be used" in caplog.text
+    second.start()
+    wait_for(lambda: second.loaded)
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(
+    feed: Callable[[Settings], PollingFeed],
+    tmp_path: Path,
+    server: tuple[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Policies are in force all the same."""
+    url, handler = server
+    handler.document = write_document(policies("a"))
+    (tmp_path / "file").write_text("")
+    subject = feed(
+        Settings(server=url, api_key="k", spool_dir=str(tmp_path / "file"), policy_poll_s=0.01)
+    )
+    subject.start()
+    wait_for(lambda: matches(subject, "a"))
+    assert "cannot be kept" in caplog.text
+
+
+def test_a_forked_child_keeps_polling(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path
+) -> None:
+    """The parent's thread does not survive the fork; the child starts its own."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a"))
+    subject = feed(Settings(policies=str(path), policy_poll_s=0.01))
+    subject.start()
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        path.write_text(POLICY % ("bb", "bb"))
+        deadline = time.monotonic() + 5
+        while not matches(subject, "bb") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.write(write, b"1" if matches(subject, "bb") else b"0")
+        os._exit(0)
+    assert os.read(read, 1) == b"1"
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+
+
+def test_a_fixed_feed_never_changes() -> None:
+    """For tests and for policies built in code."""
+    subject = FixedFeed(PolicySet.build(policies("a")))
+    subject.start()
+    subject.close()
+    assert subject.loaded
+    assert subject.current.match("GET", "/a") is not None
+
+
+def test_the_document_is_json() -> None:
+    """What the server sends can be read by anybody."""
+    assert json.loads(write_document(policies("a")))["policies"][0]["policy"]["name"] == "a"

@@ -1,0 +1,247 @@
+"""UsageFlowMiddleware: moves messages, holds back the last one until its usage is on disk.
+
+Decides nothing itself: the policies say what an exchange is worth, the Exchange says when it is
+complete, the recorder says when it is durable. Changes no byte, and whatever goes wrong in metering
+is logged and recorded, never raised into the app. Not a `BaseHTTPMiddleware`: no task, no queue and
+no buffering per request.
+"""
+
+import asyncio
+import logging
+import time
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Final
+
+import uuid_utils
+
+from usageflow._types import ASGIApp, Message, Receive, Scope, Send
+from usageflow.config import Durability, Settings
+from usageflow.events import Identity, UsageEvent
+from usageflow.middleware.exchange import Exchange
+from usageflow.middleware.feed import Feed, open_feed
+from usageflow.policies import Match, evaluate
+from usageflow.recorder import Hold, Recorder
+
+log = logging.getLogger("usageflow.middleware")
+
+RETRY_AFTER_S: Final = 5
+"""What a refused client is asked to wait: a disk that is full is seldom free again sooner."""
+FIRST_POLICIES_POLL_S: Final = 0.05
+
+_UNAVAILABLE: Final = (
+    b'{"error":{"code":"metering_unavailable","message":"This request cannot be metered now and '
+    b'is not served. Try again later."}}'
+)
+
+
+class UsageFlowMiddleware:
+    """Meters an ASGI app.
+
+    `server` and `api_key` name the UsageFlow server; `policies` a policy file to use instead of the
+    server's; `spool_dir` must survive restarts; `durability="relaxed"` lets a response end before
+    its usage is on disk, and a crash may then lose the last moments. Each falls back to its
+    environment variable (`USAGEFLOW_SERVER`, ...). `settings` replaces them all. `feed` and
+    `recorder` are the objects the options build; pass your own to share or replace them.
+
+    Raises ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        server: str | None = None,
+        api_key: str | None = None,
+        policies: str | Path | None = None,
+        spool_dir: str | Path | None = None,
+        durability: Durability | None = None,
+        settings: Settings | None = None,
+        feed: Feed | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        settings = settings or Settings.read(
+            server=server,
+            api_key=api_key,
+            policies=policies,
+            spool_dir=spool_dir,
+            durability=durability,
+        )
+        self._app = app
+        self._feed = feed or open_feed(settings)
+        self._recorder = recorder or Recorder.of(settings)
+        self._durable = settings.durability == "durable"
+        self._body_bytes_max = settings.body_bytes_max
+        self._policy_wait_s = settings.policy_wait_s
+        self._ready = False
+        self._waited = False
+        self._missed = 0
+        self._missed_since: datetime | None = None
+        self._logged: set[str] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] == "http":
+            if not self._ready:
+                await self._get_ready()
+                if not self._ready:
+                    self._miss()
+            path = _route_path(scope)
+            match = self._match(scope["method"], path)
+            if match is not None:
+                await self._metered(match, path, scope, receive, send)
+                return
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def close(self) -> None:
+        """Write and ship what is left, within `drain_timeout_s`, and stop. Blocks; see `aclose`."""
+        self._feed.close()
+        self._recorder.close()
+
+    async def aclose(self) -> None:
+        """Close without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+    async def _metered(
+        self, match: Match, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if match.fail_closed and not self._recorder.healthy:
+            await _refuse(send)
+            return
+        exchange = Exchange(match, scope, path, self._body_bytes_max)
+        started_s = time.perf_counter()
+
+        async def receive_observed() -> Message:
+            message = await receive()
+            exchange.received(message)
+            return message
+
+        async def send_held(message: Message) -> None:
+            if exchange.sends(message):
+                hold = self._settle(match, exchange, started_s)
+                if hold is not None:
+                    await hold
+            await send(message)
+
+        try:
+            await self._app(scope, receive_observed, send_held)
+        except BaseException as error:
+            if not exchange.settled:
+                exchange.fail(error)
+                hold = self._settle(match, exchange, started_s)
+                if hold is not None and isinstance(error, Exception):
+                    await hold  # the server answers 500 next, and that is a complete response
+            raise
+        if not exchange.settled:
+            exchange.abandon()
+            self._settle(match, exchange, started_s)
+
+    def _match(self, method: str, path: str) -> Match | None:
+        try:
+            return self._feed.current.match(method, path)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self._log_once("match", error)
+            return None
+
+    def _settle(self, match: Match, exchange: Exchange, started_s: float) -> Hold | None:
+        """Evaluate and record once; what to await before the client may see the end."""
+        exchange.settled = True
+        exchange.duration_ms = int((time.perf_counter() - started_s) * 1000)
+        try:
+            events = evaluate(match, exchange, now=datetime.now(UTC), new_id=_new_id)
+            if not events:
+                return None
+            loop = asyncio.get_running_loop() if self._durable else None
+            return self._recorder.record(events, loop)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self._log_once("record", error)
+            return None
+
+    def _log_once(self, where: str, error: Exception) -> None:
+        key = f"{where}: {error!r}"
+        if key not in self._logged and len(self._logged) < 100:  # noqa: PLR2004 - a bound, any
+            self._logged.add(key)
+            log.error("metering failed in %s; requests are served", where, exc_info=error)
+
+    async def _get_ready(self) -> None:
+        """Wait for the first policies ever, once; later requests pass unmetered and are counted."""
+        self._feed.start()
+        deadline_s = time.monotonic() + self._policy_wait_s
+        while not (self._feed.loaded or self._waited):
+            if time.monotonic() >= deadline_s:
+                self._waited = True
+                log.error("no policies after %g s; requests pass unmetered", self._policy_wait_s)
+            await asyncio.sleep(FIRST_POLICIES_POLL_S)
+        if self._feed.loaded:
+            self._ready = True
+            self._tell_missed()
+
+    def _miss(self) -> None:
+        self._missed += 1
+        self._missed_since = self._missed_since or datetime.now(UTC)
+
+    def _tell_missed(self) -> None:
+        """Requests before the first policies belong to nobody; a row says that they were there."""
+        missed, since = self._missed, self._missed_since
+        self._missed, self._missed_since = 0, None
+        if since is not None:
+            self._recorder.record([_missed_event(missed, since)])
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_observed() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                self._recorder.start()
+                await self._get_ready()
+            return message
+
+        async def send_observed(message: Message) -> None:
+            if message["type"] in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+                await self.aclose()
+            await send(message)
+
+        await self._app(scope, receive_observed, send_observed)
+
+
+def _route_path(scope: Scope) -> str:
+    """The path the app routes on: `path` without the `root_path` it is mounted under.
+
+    The same rule as Starlette's `get_route_path`, so that what is metered is what is routed.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
+        return path[len(root) :]
+    return path
+
+
+async def _refuse(send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(_UNAVAILABLE)).encode()),
+        (b"retry-after", str(RETRY_AFTER_S).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": _UNAVAILABLE})
+
+
+def _missed_event(requests: int, since: datetime) -> UsageEvent:
+    return UsageEvent(
+        id=_new_id(),
+        policy="(none)",
+        policy_version="(none)",
+        metric="(unknown)",
+        identity=Identity("(unknown)", None),
+        quantity=Decimal(requests),
+        occurred_at=since,
+        state="gap",
+        reason=f"{requests} requests were served before any policy could be loaded",
+    )
+
+
+def _new_id() -> str:
+    return str(uuid_utils.uuid7())
