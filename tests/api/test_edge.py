@@ -1,5 +1,6 @@
 """What edges ask: policies with an ETag, and batches answered line by line."""
 
+import asyncio
 import gzip
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,10 +11,13 @@ import pytest
 from sqlmodel import select
 from starlette.datastructures import Headers
 
+from usageflow._types import Message
+from usageflow.api import create_api
 from usageflow.api.edge import presented_key
 from usageflow.catalog.keys import listing, revoke
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import publish
+from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import UsageEventRow
 from usageflow.errors import DatabaseError
@@ -73,7 +77,7 @@ def test_a_batch_is_answered_line_by_line(
         ("event-2", "accepted"),
     ]
     assert [bool(item["reason"]) for item in results] == [False, True, False, True, False]
-    assert sorted(stored(database)) == [("event-1", 1), ("event-2", 1)]
+    assert sorted(stored(database)) == [("event-1", Decimal(1)), ("event-2", Decimal(1))]
     assert told == [None]
 
 
@@ -151,6 +155,33 @@ def test_a_failing_database_keeps_the_events_with_the_edge(
     assert int(response.headers["retry-after"]) > 0
     assert response.json()["error"]["code"] == "database_unavailable"
     assert told == []
+
+
+def test_a_client_that_leaves_in_its_body_is_no_fault(
+    database: Database, settings: Settings, writer: dict[str, str], told: list[None]
+) -> None:
+    """Half a batch is no batch: nothing is stored, nothing is raised into the server's log."""
+    app = create_api(database, settings, on_events=lambda: told.append(None))
+    conversation: list[Message] = [
+        {"type": "http.request", "body": line(1) + b"\n", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> Message:
+        return conversation.pop(0)
+
+    async def send(_: Message) -> None:
+        """Nobody is there."""
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": EVENTS,
+        "query_string": b"",
+        "headers": [(name.encode(), value.encode()) for name, value in writer.items()],
+    }
+    asyncio.run(app(scope, receive, send))
+    assert (stored(database), told) == ([], [])
 
 
 # Keys

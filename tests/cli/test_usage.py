@@ -1,0 +1,108 @@
+"""`usageflow usage`: exact totals per customer, metric and hour, and how far they have come."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from usageflow.catalog.organizations import default_organization
+from usageflow.db.session import Database
+from usageflow.events import Identity, UsageEvent, encode
+from usageflow.ledger import store
+
+Run = Callable[..., Any]
+
+EXACT = "1234567890123456789012345.123456789"
+ONE_MORE = "1234567890123456789012346.123456789"
+
+
+def event(number: int, customer: str, quantity: str, event_name: str | None) -> bytes:
+    """An encoded usage event of half past nine."""
+    return encode(
+        UsageEvent(
+            id=f"event-{number}",
+            policy="calls",
+            policy_version="1",
+            metric="API_CALL",
+            identity=Identity("account_id", customer),
+            quantity=Decimal(quantity),
+            occurred_at=datetime(2026, 11, 21, 9, 30, tzinfo=UTC),
+            state="counted",
+            event_name=event_name,
+        )
+    )
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A database with usage of two customers and a line for the inbox."""
+    url = f"sqlite:///{tmp_path / 'usageflow.db'}"
+    lines = [
+        event(1, "acct_1", EXACT, "calls"),
+        event(2, "acct_1", "1", "calls"),
+        event(3, "acct_2", "7", None),
+        b"not an event",
+    ]
+    with closing(Database.open(url)) as db:
+        db.migrate()
+        with db.transaction() as tx:
+            store.append(tx, default_organization(tx), lines, unknown_metric="create")
+    return url
+
+
+def test_json_is_exact(run: Run, url: str) -> None:
+    """Numbers with every digit; what stays here has no Stripe part; what was not asked is null."""
+    status, out, err = run("usage", "--json", "--database", url)
+    assert (status, err) == (0, "")
+    document = json.loads(out, parse_float=Decimal)
+    assert document["inbox"] == 1
+    first, second = document["usage"]
+    assert first == {
+        "customer": "acct_1",
+        "field": "account_id",
+        "metric": "API_CALL",
+        "hour": "2026-11-21T09:00:00Z",
+        "quantity": Decimal(ONE_MORE),
+        "events": 2,
+        "stripe": [
+            {
+                "event_name": "calls",
+                "accepted": 0,
+                "pending": Decimal(ONE_MORE),
+                "stuck": 0,
+                "applied": None,
+            }
+        ],
+    }
+    assert (second["customer"], second["quantity"], second["stripe"]) == ("acct_2", 7, [])
+
+
+def test_the_table_is_for_people(run: Run, url: str) -> None:
+    """One line per customer, metric, hour and meter; the inbox is never out of sight."""
+    lines = run("usage", "--database", url).out.splitlines()
+    assert lines[2].split() == [
+        *("acct_1", "API_CALL", "2026-11-21", "09:00", ONE_MORE, "2"),
+        *("calls", "0", "?"),
+    ]
+    assert lines[3].split()[4:] == ["7", "1", "-", "-", "-"]
+    assert lines[-1] == "1 in the inbox"
+
+
+def test_no_usage_is_an_empty_list(run: Run, tmp_path: Path) -> None:
+    """A database that was made and never used."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    assert run("migrate", "--database", url)[:2] == (0, f"{url} is up to date\n")
+    document = json.loads(run("usage", "--json", "--database", url).out)
+    assert document == {"usage": [], "inbox": 0, "units": {}}
+
+
+def test_a_database_without_tables_is_explained(run: Run, tmp_path: Path) -> None:
+    """A mistyped path shows as what it is, with the command that would make a database of it."""
+    status, out, err = run("usage", "--database", f"sqlite:///{tmp_path / 'typo.db'}")
+    assert (status, out) == (1, "")
+    assert "run `usageflow migrate`" in err

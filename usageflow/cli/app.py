@@ -1,0 +1,80 @@
+"""The list of commands, and what a person sees when one fails.
+
+Exit status: 0 done, 1 it could not be done (one message on stderr, never a traceback), 2 the
+command line itself is wrong.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+import usageflow
+from usageflow.cli import demo, emulator, keys, migrate, policies, proxy, serve, spool, usage
+from usageflow.errors import UsageFlowError
+
+app = typer.Typer(
+    name="usageflow",
+    help="Meter any HTTP API durably, and bill for it through Stripe Billing Meters.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("proxy")(proxy.proxy)
+app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(demo.demo)
+app.command("usage")(usage.usage)
+app.add_typer(keys.app, name="keys")
+app.add_typer(policies.app, name="policies")
+app.command("spool")(spool.spool)
+app.command("stripe-emulator")(emulator.stripe_emulator)
+app.command("migrate")(migrate.migrate)
+
+_EXTRAS: Final = {
+    "psycopg": "postgres",
+    **dict.fromkeys(("uvicorn", "httptools", "uvloop"), "proxy"),
+    **dict.fromkeys(
+        ("starlette", "sqlmodel", "sqlalchemy", "alembic", "stripe", "requests", "jsonschema"),
+        "server",
+    ),
+}
+"""Which extra brings a package that a command may find missing."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command line (default: the process's) and exit with its status."""
+    try:
+        app(arguments, prog_name="usageflow")
+    except UsageFlowError as error:
+        _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        _fail(f"this needs {package}: pip install 'usageflow[{_EXTRAS[package]}]'")
+    sys.exit(0)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"usageflow: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"usageflow {usageflow.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options that stand before the command."""

@@ -1,0 +1,28 @@
+"""`usageflow serve`: the HTTP API and the worker over one database."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from usageflow.cli.logs import log_to_stderr
+from usageflow.cli.options import DatabaseOption, HostOption, PortOption, server_settings
+from usageflow.cli.policies import policies_of
+
+
+def serve(
+    database: DatabaseOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    policies: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="policy file to publish first", show_default=False),
+    ] = None,
+) -> None:
+    """Run the server: HTTP API and worker over one database."""
+    settings = server_settings(database=database, host=host, port=port)
+    published = None if policies is None else policies_of(policies)
+    from usageflow.server import serve as run
+
+    log_to_stderr()
+    run(settings, policies=published)

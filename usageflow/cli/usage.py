@@ -1,0 +1,109 @@
+"""`usageflow usage`: totals per customer, metric and hour, and how much of them Stripe has."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from usageflow.cli.options import DatabaseOption, server_settings
+from usageflow.cli.tables import table
+
+if TYPE_CHECKING:
+    from usageflow.ledger.usage import Forwarded, Usage
+
+Applied = Mapping[tuple[str, str, datetime], Decimal]
+"""What Stripe says it has, by customer, event name and hour."""
+
+
+HEADER = ("customer", "metric", "hour", "quantity", "events", "Stripe meter", "sent", "applied")
+
+
+def usage(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
+    no_stripe: Annotated[bool, typer.Option("--no-stripe", help="do not ask Stripe")] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Show usage per customer, metric and hour, and at Stripe."""
+    from usageflow.catalog.organizations import DEFAULT, organization
+    from usageflow.db.session import Database
+    from usageflow.ledger import inbox, units
+    from usageflow.ledger.usage import totals
+
+    settings = server_settings(database=database)
+    with closing(Database.open(settings.database)) as db, db.reading() as tx:
+        organization_id = organization(tx, DEFAULT) or ""
+        rows = totals(tx, organization_id)
+        waiting = inbox.count(tx, organization_id)
+        states = units.summary(tx, organization_id)
+    applied = None
+    if as_json:
+        _print_json({"usage": _documents(rows, applied), "inbox": waiting, "units": states})
+    else:
+        print(table(HEADER, _cells(rows, applied)))
+        print(f"\n{waiting} in the inbox")
+
+
+def _print_json(document: Mapping[str, Any]) -> None:
+    """Quantities are JSON numbers with every digit they have, never through a binary float."""
+    import msgspec
+
+    encoded = msgspec.json.Encoder(decimal_format="number").encode(document)
+    sys.stdout.buffer.write(encoded + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _documents(rows: Sequence["Usage"], applied: Applied | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "customer": row.customer,
+            "field": row.field,
+            "metric": row.metric,
+            "hour": row.hour,
+            "quantity": row.total,
+            "events": row.events,
+            "stripe": [
+                {
+                    "event_name": part.event_name,
+                    "accepted": part.accepted,
+                    "pending": part.pending,
+                    "stuck": part.stuck,
+                    "applied": _at_stripe(row, part.event_name, applied),
+                }
+                for part in row.forwarded
+            ],
+        }
+        for row in rows
+    ]
+
+
+def _at_stripe(row: "Usage", event_name: str, applied: Applied | None) -> Decimal | None:
+    """What Stripe has of this customer, event name and hour; None: it was not asked."""
+    if applied is None:
+        return None
+    return applied.get((row.customer, event_name, row.hour), Decimal(0))
+
+
+def _cells(rows: Sequence["Usage"], applied: Applied | None) -> list[tuple[str, ...]]:
+    """A line for each event name the usage goes to, one without for usage that stays here."""
+    return [
+        (
+            row.customer,
+            row.metric,
+            f"{row.hour:%Y-%m-%d %H:%M}",
+            f"{row.total:f}",
+            str(row.events),
+            *(_stripe_cells(row, part, applied) if part else ("-", "-", "-")),
+        )
+        for row in rows
+        for part in row.forwarded or (None,)
+    ]
+
+
+def _stripe_cells(row: "Usage", part: "Forwarded", applied: Applied | None) -> tuple[str, ...]:
+    has = _at_stripe(row, part.event_name, applied)
+    return part.event_name, f"{part.accepted:f}", "?" if has is None else f"{has:f}"
