@@ -13,6 +13,7 @@ import httptools
 from usageflow._types import Headers
 from usageflow.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from usageflow.proxy.headers import ResponseHead, response_head
+from usageflow.proxy.last_words import LastWords
 
 READ_AHEAD_BYTES_MAX: Final = 65_536
 """Body bytes kept for a slow client before reading stops; one more read of the loop may follow."""
@@ -43,6 +44,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head",
         "_header_bytes_max",
         "_keep_alive",
+        "_last_words",
         "_loop",
         "_on_lost",
         "_parser",
@@ -74,6 +76,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
         self._read_paused = self._write_paused = False
+        self._last_words: LastWords | None = None
         self._exchanges = 0
         self.idle_since = 0.0
         self._reset()
@@ -102,8 +105,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchanges += 1
         if self._transport.is_closing():
             self._end(None)
-        else:
-            self._transport.write(data)
+            return
+        self._transport.write(data)
+        if body_follows:
+            self._last_words = LastWords.of(self._transport)
 
     async def write_body(self, part: bytes) -> None:
         """Send a part of the body; return when there is room for more, or the connection ends."""
@@ -121,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
     def end_body(self) -> None:
         """The body is complete; from now on the upstream owes an answer."""
         self._uploading = False
+        self._forget_last_words()
         self._active_at = self._loop.time()
         if self._chunked and not self._transport.is_closing():
             self._transport.write(b"0\r\n\r\n")
@@ -199,6 +205,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._exchange = False
         self._transport.abort()
 
+    @property
+    def _owed(self) -> bool:
+        return self._exchange and not self._complete and self._error is None
+
+    def _forget_last_words(self) -> None:
+        if self._last_words is not None:
+            self._last_words.close()
+            self._last_words = None
+
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
@@ -225,18 +240,17 @@ class UpstreamConnection(asyncio.Protocol):
         self._barren_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse("is not valid HTTP/1.1")
         if self._barren_bytes > self._header_bytes_max and not self._complete:
             self._refuse(_TOO_LARGE)
         if self._to_head and self._complete and self._error is None:
             # The parser cannot be told that this answer has no body: start with a fresh one.
             self._parser = httptools.HttpResponseParser(self)
-        if self._parts_bytes > READ_AHEAD_BYTES_MAX and not self._read_paused:
+        if self._parts_bytes > READ_AHEAD_BYTES_MAX and self._transport.is_reading():
             self._read_paused = True
             self._transport.pause_reading()
-        if self._head is not None or self._error is not None:
-            self._wake()
+        self._wake()
 
     def eof_received(self) -> None:
         """The upstream will send no more: the end of the answer, or an answer cut short."""
@@ -244,13 +258,17 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; whoever waits is told."""
+        if self._last_words is not None and self._owed:
+            for data in self._last_words.read():
+                self.data_received(data)
+        self._forget_last_words()
         self._end(exc)
         del self._parser  # it holds this object, which holds it
         self._on_lost(self)
 
     def _end(self, exc: Exception | None) -> None:
         self._keep_alive = False
-        if self._exchange and not self._complete and self._error is None:
+        if self._owed:
             if self._head is not None and self._head.until_close and exc is None:
                 self._complete = True
             else:
