@@ -207,6 +207,7 @@ def test_only_keys_with_the_scope_get_in(
         headers = {} if secret is None else {"x-usageflow-api-key": secret}
         response = api.request(method, path, headers=headers)
         assert response.status_code == status
+        assert ("www-authenticate" in response.headers) == (status == 401)
         if code is not None:
             assert response.json()["error"]["code"] == code
             assert word in response.json()["error"]["message"]

@@ -11,7 +11,7 @@ Run = Callable[..., Any]
 
 
 def test_every_option_is_handed_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Options this program does not know, and `--help`, reach the demo; its result is the status."""
+    """Unknown options and `--help` reach the demo; what it returns is the exit status."""
     given: list[list[str]] = []
 
     def main(arguments: list[str]) -> int:

@@ -78,12 +78,13 @@ class EdgeEndpoints:
     async def _authenticate(self, headers: Headers) -> keys.Caller | Problem:
         secret = presented_key(headers)
         if secret is None:
-            return Problem(401, "invalid_api_key", f"no API key: send it as {KEY_HEADER}")
+            return _unauthorized("invalid_api_key", f"no API key: send it as {KEY_HEADER}")
         found = await run_in_threadpool(self._look_up, secret)
         if isinstance(found, keys.Caller):
             return found
-        status = 403 if found.code == "insufficient_scope" else 401
-        return Problem(status, found.code, found.message)
+        if found.code == "insufficient_scope":
+            return Problem(403, found.code, found.message)
+        return _unauthorized(found.code, found.message)
 
     def _look_up(self, secret: str) -> keys.Caller | keys.Refusal:
         with self._db.reading() as tx:
@@ -125,6 +126,11 @@ def presented_key(headers: Headers) -> str | None:
         return own.strip()
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _unauthorized(code: str, message: str) -> Problem:
+    """A 401; it must tell how to authenticate (RFC 9110, section 15.5.2)."""
+    return Problem(401, code, message, {"www-authenticate": 'Bearer realm="usageflow"'})
 
 
 def _names(condition: str, etag: str) -> bool:
