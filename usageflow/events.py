@@ -6,6 +6,7 @@ written as Decimal, never as a binary float. This module does no I/O and reads n
 """
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final, Literal
@@ -68,6 +69,11 @@ _decoder = msgspec.json.Decoder(UsageEvent)
 def encode(event: UsageEvent) -> bytes:
     """One line of JSON without a newline."""
     return _encoder.encode(event)
+
+
+def encode_lines(events: Sequence[UsageEvent]) -> bytes:
+    """One line of JSON for each event, every one ended by a newline."""
+    return _encoder.encode_lines(events)
 
 
 def decode(line: bytes) -> UsageEvent:

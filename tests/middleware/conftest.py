@@ -51,7 +51,7 @@ class ManualRecorder:
         self.events.extend(events)
         if loop is None:
             return None
-        hold: Hold = loop.create_future()
+        hold = Hold(loop, 5)
         if self.at_once:
             hold.set_result(True)
         self.holds.append(hold)

@@ -122,7 +122,7 @@ def test_bodies_are_kept_in_order() -> None:
     subject.sends(part(b"d", more=True))
     subject.sends(part(b"e"))
     assert subject.request_body.data == b"abc"
-    assert subject.request_body.problem is None  # type: ignore[comparison-overlap]
+    assert subject.request_body.problem is None
     assert (subject.response_body.data, subject.response_body.problem) == (b"de", None)
 
 

@@ -1,69 +1,65 @@
-"""Waiting responses are let go: by the disk, or by their timeout, with one timer per loop."""
+"""Waiting responses are let go: by the disk, or by their timeout."""
 
 import asyncio
 
-from usageflow.recorder.holds import Holds, release
+import pytest
+
+from usageflow.recorder.holds import Hold
 
 
-def test_a_released_hold_tells_whether_it_is_durable() -> None:
-    """The future's result is the writer's word."""
+def hold(timeout_s: float = 5) -> Hold:
+    """A hold on the running loop."""
+    return Hold(asyncio.get_running_loop(), timeout_s)
 
-    async def scenario() -> tuple[bool, bool]:
-        holds = Holds(asyncio.get_running_loop(), timeout_s=5)
-        one, two = holds.add(), holds.add()
-        release([one], True)
-        release([two], False)
-        return await one, await two
 
-    assert asyncio.run(scenario()) == (True, False)
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_released_hold_tells_whether_it_is_durable(durable: bool) -> None:  # noqa: FBT001
+    """All that wait hear the writer's word."""
+
+    async def scenario() -> list[bool]:
+        subject = hold()
+
+        async def response() -> bool:
+            return await subject
+
+        waiting = asyncio.gather(response(), response())
+        await asyncio.sleep(0)
+        subject.release(durable)
+        return list(await waiting)
+
+    assert asyncio.run(scenario()) == [durable, durable]
 
 
 def test_a_stalled_disk_holds_a_response_no_longer_than_the_timeout() -> None:
-    """Each hold expires by its own age, in order, with result False."""
-
-    async def scenario() -> tuple[list[bool], int]:
-        holds = Holds(asyncio.get_running_loop(), timeout_s=0.05)
-        first = holds.add()
-        await asyncio.sleep(0.03)
-        second = holds.add()
-        results = [await first, second.done(), await second]
-        return results, holds.stalled
-
-    assert asyncio.run(scenario()) == ([False, False, False], 2)
-
-
-def test_a_hold_that_gave_up_is_passed_over() -> None:
-    """A client that left cancels its wait; releasing it later is harmless."""
+    """Then it goes on without; a late release changes nothing."""
 
     async def scenario() -> bool:
-        holds = Holds(asyncio.get_running_loop(), timeout_s=5)
-        left = holds.add()
-        left.cancel()
-        release([left], True)
-        return left.cancelled()
+        subject = hold(0.02)
+        durable = await subject
+        subject.release(True)
+        return durable
 
-    assert asyncio.run(scenario())
-
-
-def test_finished_holds_are_not_kept() -> None:
-    """Memory is bounded by the responses that wait, not by those that waited."""
-
-    async def scenario() -> int:
-        holds = Holds(asyncio.get_running_loop(), timeout_s=5)
-        for _ in range(1000):
-            release([holds.add()], True)
-        return len(holds._open)
-
-    assert asyncio.run(scenario()) == 1
+    assert asyncio.run(scenario()) is False
 
 
-def test_an_idle_loop_has_no_timer() -> None:
-    """After the last hold the timer is not armed again."""
+def test_a_client_that_leaves_does_not_end_the_wait_of_others() -> None:
+    """Its own cancellation takes effect when the hold ends."""
 
-    async def scenario() -> object:
-        holds = Holds(asyncio.get_running_loop(), timeout_s=0.01)
-        release([holds.add()], True)
-        await asyncio.sleep(0.03)
-        return holds._timer
+    async def scenario() -> tuple[bool, bool]:
+        subject = hold()
 
-    assert asyncio.run(scenario()) is None
+        async def response() -> bool:
+            return await subject
+
+        gone, staying = asyncio.ensure_future(response()), asyncio.ensure_future(response())
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        assert not gone.done()
+        subject.release(True)
+        durable = await staying
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        return durable, gone.cancelled()
+
+    assert asyncio.run(scenario()) == (True, True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from usageflow.errors import ConfigurationError, SpoolDamaged
-from usageflow.events import UsageEvent, encode
+from usageflow.events import UsageEvent, encode, encode_lines
 from usageflow.recorder.inspection import read_spool, verify_spool
-from usageflow.recorder.spool import Spool
+from usageflow.recorder.spool import Block, Spool
 
 EventFactory = Callable[..., UsageEvent]
 
@@ -19,10 +19,15 @@ EventFactory = Callable[..., UsageEvent]
 def closed(tmp_path: Path, event: EventFactory) -> Path:
     """A spool file of two rows that nobody owns."""
     spool = Spool.create(tmp_path)
-    spool.append([encode(event()), encode(event())])
-    spool.append([encode(event())])
+    spool.write([block([event(), event()])])
+    spool.write([block([event()])])
     spool.close()
     return spool.path
+
+
+def block(events: list[UsageEvent]) -> Block:
+    """A block of these events."""
+    return Block(len(events), encode_lines(events))
 
 
 def change(path: Path, statement: str) -> None:
@@ -34,9 +39,9 @@ def change(path: Path, statement: str) -> None:
 def test_events_are_read_while_the_owner_writes(tmp_path: Path, event: EventFactory) -> None:
     """No lock is needed to look, and looking does not disturb."""
     spool = Spool.create(tmp_path)
-    spool.append([encode(event())])
+    spool.write([block([event()])])
     assert list(read_spool(tmp_path)) == [encode(event(id="event-000001"))]
-    spool.append([encode(event())])
+    spool.write([block([event()])])
     assert len(list(read_spool(tmp_path))) == 2
     assert verify_spool(tmp_path) == []
     spool.close()
@@ -70,7 +75,7 @@ def test_a_row_that_says_another_number_of_events_is_found(closed: Path) -> None
 def test_a_line_that_is_no_event_is_found(tmp_path: Path) -> None:
     """Sound bytes may still be no usage event."""
     spool = Spool.create(tmp_path)
-    spool.append([b'{"id": 1}'])
+    spool.write([Block(1, b'{"id": 1}\n')])
     spool.close()
     (problem,) = verify_spool(tmp_path)
     assert "row 1: not a usage event" in problem

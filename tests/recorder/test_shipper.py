@@ -9,10 +9,10 @@ from sqlite3 import connect
 import pytest
 
 from usageflow.errors import DeliveryError
-from usageflow.events import UsageEvent, encode
+from usageflow.events import UsageEvent, encode, encode_lines
 from usageflow.recorder.shipper import Shipper
 from usageflow.recorder.sink import MemorySink
-from usageflow.recorder.spool import Spool, spools
+from usageflow.recorder.spool import Block, Spool, spools
 from usageflow.recorder.writer import Writer
 
 EventFactory = Callable[..., UsageEvent]
@@ -149,10 +149,10 @@ def test_events_set_aside_by_the_ledger_are_logged_and_forgotten(
     assert list(tmp_path.iterdir()) == []
 
 
-def abandoned(directory: Path, lines: list[bytes]) -> Path:
+def abandoned(directory: Path, events: list[UsageEvent]) -> Path:
     """The spool of a process that died."""
     spool = Spool.create(directory)
-    spool.append(lines)
+    spool.write([Block(len(events), encode_lines(events))])
     spool.close()
     return spool.path
 
@@ -161,11 +161,11 @@ def test_spools_of_dead_processes_are_shipped_and_removed(
     edge: Callable[..., Edge], event: EventFactory, tmp_path: Path
 ) -> None:
     """At start and later, without any traffic of our own."""
-    abandoned(tmp_path, [encode(event()) for _ in range(3)])
+    abandoned(tmp_path, [event() for _ in range(3)])
     sink = MemorySink()
     subject = edge(sink)
     wait_for(lambda: len(sink.events) == 3)
-    abandoned(tmp_path, [encode(event())])
+    abandoned(tmp_path, [event()])
     wait_for(lambda: len(sink.events) == 4)
     subject.stop()
     assert list(tmp_path.iterdir()) == []
@@ -189,13 +189,13 @@ def test_a_damaged_row_keeps_nothing_else_from_being_shipped(
     edge: Callable[..., Edge], event: EventFactory, tmp_path: Path
 ) -> None:
     """It stays in its file for a person; all other rows and files arrive."""
-    path = abandoned(tmp_path, [encode(event())])
+    path = abandoned(tmp_path, [event()])
     with closing(connect(path)) as connection, connection:
         connection.execute("UPDATE batch SET checksum = checksum + 1")
         connection.execute("INSERT INTO batch SELECT 2, 1, ?, ?", (0xFFFFFFFF, b""))
     rubbish = tmp_path / "00000000.spool"
     rubbish.write_bytes(b"no database" * 1000)
-    abandoned(tmp_path, [encode(event())])
+    abandoned(tmp_path, [event()])
     sink = MemorySink()
     subject = edge(sink)
     wait_for(lambda: len(sink.events) == 1)

@@ -14,7 +14,7 @@ import uuid_utils
 
 from usageflow.errors import SpoolError
 from usageflow.recorder.spool import (
-    ROW_EVENTS_MAX,
+    Block,
     Spool,
     SpoolLock,
     connect_reader,
@@ -24,40 +24,42 @@ from usageflow.recorder.spool import (
 )
 
 
-def lines(count: int, start: int = 0) -> list[bytes]:
-    """Distinct lines."""
-    return [b'{"n":%d}' % n for n in range(start, start + count)]
+def block(count: int, start: int = 0) -> Block:
+    """A block of distinct lines."""
+    return Block(count, b"".join(b'{"n":%d}\n' % n for n in range(start, start + count)))
 
 
 def test_lines_come_out_in_the_order_they_went_in(tmp_path: Path) -> None:
     """Rows keep their lines and their order, and their checksum vouches for them."""
     spool = Spool.create(tmp_path)
-    spool.append(lines(3))
-    spool.append(lines(2, start=3))
+    spool.write([block(3)])
+    spool.write([block(2, start=3)])
     rows = spool.read(100)
-    assert [row.lines for row in rows] == [b"\n".join(lines(3)), b"\n".join(lines(2, 3))]
+    assert [row.lines for row in rows] == [block(3).lines, block(2, 3).lines]
     assert all(row.intact for row in rows)
     spool.close()
 
 
-def test_a_commit_is_in_the_file_when_append_returns(tmp_path: Path) -> None:
+def test_a_commit_is_in_the_file_when_write_returns(tmp_path: Path) -> None:
     """The connection is in WAL mode with synchronous=FULL: SQLite fsyncs inside the commit."""
     spool = Spool.create(tmp_path)
     pragma = spool._connection.execute
     assert pragma("PRAGMA synchronous").fetchone() == (2,)
     assert pragma("PRAGMA journal_mode").fetchone() == ("wal",)
-    spool.append(lines(1))
+    spool.write([block(1)])
     reader = connect_reader(spool.path)
     assert len(take(reader, 10)) == 1
     reader.close()
     spool.close()
 
 
-def test_a_large_commit_is_cut_into_rows_that_fit_a_request(tmp_path: Path) -> None:
-    """One transaction may hold several rows, none above the bound."""
+def test_a_commit_may_hold_several_rows(tmp_path: Path) -> None:
+    """One transaction, as many rows as blocks; the lines can be taken apart again."""
     spool = Spool.create(tmp_path)
-    spool.append(lines(ROW_EVENTS_MAX * 2 + 1))
-    assert [row.events for row in spool.read(10_000)] == [ROW_EVENTS_MAX, ROW_EVENTS_MAX, 1]
+    spool.write([block(2), block(1, start=2)])
+    one, two = spool.read(10_000)
+    assert (one.seq, one.split()) == (1, [b'{"n":0}', b'{"n":1}'])
+    assert (two.seq, two.split()) == (2, [b'{"n":2}'])
     spool.close()
 
 
@@ -65,7 +67,7 @@ def test_read_takes_at_least_one_row_and_at_most_the_bound(tmp_path: Path) -> No
     """A row larger than the bound is still read, else it would never be shipped."""
     spool = Spool.create(tmp_path)
     for _ in range(3):
-        spool.append(lines(4))
+        spool.write([block(4)])
     assert [row.seq for row in spool.read(3)] == [1]
     assert [row.seq for row in spool.read(8)] == [1, 2]
     assert [row.seq for row in spool.read(8, after_seq=2)] == [3]
@@ -75,10 +77,10 @@ def test_read_takes_at_least_one_row_and_at_most_the_bound(tmp_path: Path) -> No
 def test_deleted_rows_are_gone_and_their_numbers_are_not_used_again(tmp_path: Path) -> None:
     """A late acknowledgement of row 1 must never delete a newer row."""
     spool = Spool.create(tmp_path)
-    spool.append(lines(1))
-    spool.delete([1])
+    spool.write([block(1)])
+    spool.write([], [1])
     assert spool.empty()
-    spool.append(lines(1))
+    spool.write([block(1)])
     assert [row.seq for row in spool.read(10)] == [2]
     spool.close()
 
@@ -86,8 +88,8 @@ def test_deleted_rows_are_gone_and_their_numbers_are_not_used_again(tmp_path: Pa
 def test_append_and_delete_share_one_transaction(tmp_path: Path) -> None:
     """Either both happen or neither does."""
     spool = Spool.create(tmp_path)
-    spool.append(lines(1))
-    spool.exchange(lines(2), [1])
+    spool.write([block(1)])
+    spool.write([block(2)], [1])
     assert [(row.seq, row.events) for row in spool.read(10)] == [(2, 2)]
     spool.close()
 
@@ -104,12 +106,12 @@ def test_a_living_spool_cannot_be_adopted(tmp_path: Path) -> None:
 
 def _write_and_die(directory: str) -> None:
     spool = Spool.create(Path(directory))
-    spool.append(lines(5))
+    spool.write([block(5)])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_spool_of_a_killed_process_is_adopted_whole(tmp_path: Path) -> None:
-    """SIGKILL frees the lock; every returned append is there."""
+    """SIGKILL frees the lock; every returned write is there."""
     process = multiprocessing.get_context("spawn").Process(
         target=_write_and_die, args=(str(tmp_path),)
     )
@@ -157,15 +159,15 @@ def test_a_full_disk_is_a_spool_error_and_keeps_what_was_written(
 ) -> None:
     """The failed commit is not in the file, all earlier ones are."""
     spool = Spool.create(tmp_path)
-    spool.append(lines(1))
+    spool.write([block(1)])
     with disk_limit(60_000), pytest.raises(SpoolError, match="cannot write the spool"):
         for _ in range(100):
-            spool.append([b"x" * 10_000])
+            spool.write([Block(1, b"x" * 10_000)])
     spool.close()
     adopted = Spool.adopt(spool.path)
     assert adopted is not None
     rows = adopted.read(100_000)
-    assert rows[0].lines == lines(1)[0]
+    assert rows[0].lines == block(1).lines
     assert all(row.intact for row in rows)
     adopted.close()
 

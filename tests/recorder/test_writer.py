@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from decimal import Decimal
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 
 from usageflow.errors import SpoolError
 from usageflow.events import Identity, UsageEvent, decode
 from usageflow.recorder.inspection import read_spool
-from usageflow.recorder.spool import Spool
+from usageflow.recorder.spool import ROW_EVENTS_MAX, Block, Spool, spools
 from usageflow.recorder.writer import Writer
 
 EventFactory = Callable[..., UsageEvent]
@@ -81,6 +82,19 @@ def test_what_arrives_during_a_commit_shares_the_next_one(
     asyncio.run(scenario())
     assert 1 <= len(commits) < 250
     assert events_in(tmp_path) == recorded
+
+
+def test_a_large_commit_is_cut_into_rows_that_fit_a_request(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path
+) -> None:
+    """No row holds more events than one request to the server may."""
+    subject = writer(queue_events_max=10_000)
+    subject.record([event() for _ in range(ROW_EVENTS_MAX * 2 + 1)])
+    assert subject.flush(5)
+    (path,) = spools(tmp_path)
+    with closing(connect(path)) as connection:
+        counts = [count for (count,) in connection.execute("SELECT events FROM batch")]
+    assert counts == [ROW_EVENTS_MAX, ROW_EVENTS_MAX, 1]
 
 
 def test_without_a_loop_nobody_waits(
@@ -172,8 +186,8 @@ def test_what_exceeds_the_queue_becomes_a_gap_row(
 class _BrokenSpool(Spool):
     """A spool whose first commit fails as a failed fsync does: the bytes may be there or not."""
 
-    def exchange(self, lines: object, done: object) -> None:
-        super().exchange(lines, done)  # type: ignore[arg-type]
+    def write(self, blocks: Sequence[Block], done: Sequence[int] = ()) -> None:
+        super().write(blocks, done)
         raise SpoolError("disk I/O error")
 
 
@@ -220,9 +234,10 @@ def test_an_event_that_cannot_be_encoded_is_kept_for_a_person(
 ) -> None:
     """A lone surrogate is not UTF-8: the event goes to the inbox without its identity."""
     subject = writer()
-    subject.record([event(identity=Identity("account_id", "\ud800"))])
+    subject.record([event(identity=Identity("account_id", "\ud800")), event()])
     assert subject.flush(5)
-    (kept,) = events_in(tmp_path)
+    kept, neighbour = events_in(tmp_path)
+    assert neighbour.state == "counted"
     assert (kept.state, kept.identity.value, kept.quantity) == ("inbox", None, Decimal(1))
     assert kept.reason is not None
     assert "could not be encoded" in kept.reason

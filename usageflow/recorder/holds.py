@@ -1,53 +1,29 @@
-"""Responses that wait for the disk on one event loop, and the moment they wait no longer.
+"""A hold: what the responses of one event loop wait for, until their common commit is on disk.
 
-One timer per loop, armed only while something waits: a timer per request would cost more than the
-rest of the wait.
+One hold serves every response whose usage goes into the same commit, so waiting costs a request
+neither a future nor a timer of its own.
 """
 
 import asyncio
-from collections import deque
-
-Hold = asyncio.Future[bool]
-"""True: durable. False: the disk failed or stalled; the response goes on without."""
 
 
-class Holds:
-    """The waiting responses of one loop, oldest first. All methods run on that loop."""
+class Hold(asyncio.Future[bool]):
+    """True: durable. False: the disk failed or stalled, and the responses go on without.
+
+    Many responses await one hold, so one that is cancelled must not cancel the others' wait: its
+    own cancellation takes effect when the hold ends, which its timeout bounds.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
-        self.stalled = 0
-        self._loop = loop
-        self._timeout_s = timeout_s
-        self._open: deque[tuple[float, Hold]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        super().__init__(loop=loop)
+        self._timer = loop.call_later(timeout_s, self.release, False)
 
-    def add(self) -> Hold:
-        """One more waiting response; done at the latest after the timeout."""
-        hold: Hold = self._loop.create_future()
-        waiting = self._open
-        while waiting and waiting[0][1].done():
-            waiting.popleft()
-        waiting.append((self._loop.time() + self._timeout_s, hold))
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._timeout_s, self._expire)
-        return hold
+    def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the signature of Future
+        """Refused; see the class."""
+        return False
 
-    def _expire(self) -> None:
-        now = self._loop.time()
-        waiting = self._open
-        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
-            hold = waiting.popleft()[1]
-            if not hold.done():
-                self.stalled += 1
-                hold.set_result(False)
-        if waiting:
-            self._timer = self._loop.call_at(waiting[0][0], self._expire)
-        else:
-            self._timer = None
-
-
-def release(holds: list[Hold], durable: bool) -> None:  # noqa: FBT001 - the future's own result
-    """Let these responses go; those that gave up waiting are passed over."""
-    for hold in holds:
-        if not hold.done():
-            hold.set_result(durable)
+    def release(self, durable: bool) -> None:  # noqa: FBT001 - the future's own result
+        """Let the responses go, once. Runs on the hold's loop."""
+        if not self.done():
+            self._timer.cancel()
+            self.set_result(durable)

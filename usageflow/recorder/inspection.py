@@ -20,7 +20,7 @@ def read_spool(directory: Path) -> Iterator[bytes]:
         for row in _rows(path):
             if not row.intact:
                 raise SpoolDamaged(f"{path}: row {row.seq} is damaged; see --verify")
-            yield from row.lines.split(b"\n")
+            yield from row.split()
 
 
 def verify_spool(directory: Path) -> list[str]:
@@ -60,7 +60,7 @@ def _row_problems(row: Batch) -> Iterator[str]:
     if not row.intact:
         yield "the checksum does not match its lines"
         return
-    lines = row.lines.split(b"\n")
+    lines = row.split()
     if len(lines) != row.events:
         yield f"{len(lines)} lines instead of {row.events}"
     for line in lines:

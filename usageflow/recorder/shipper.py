@@ -162,7 +162,7 @@ class Shipper:
     def _ship_adopted(self, spool: Spool) -> None:
         after_seq = 0
         while self._in_time() and (rows := spool.read(self._batch_events_max, after_seq)):
-            spool.delete(self._deliver(rows))
+            spool.write((), self._deliver(rows))
             after_seq = rows[-1].seq
 
     def _set_aside(self, path: Path, reason: object) -> None:
@@ -176,7 +176,7 @@ class Shipper:
         if len(sound) < len(rows):
             log.error("%d damaged rows in the spool are not shipped", len(rows) - len(sound))
         if sound:
-            lines = b"\n".join(row.lines for row in sound)
+            lines = b"".join(row.lines for row in sound)
             self._succeeded(self._sink.deliver(lines, sum(row.events for row in sound)))
         return [row.seq for row in sound]
 

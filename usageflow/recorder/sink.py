@@ -26,7 +26,7 @@ class Sink(Protocol):
     """Takes event lines for good."""
 
     def deliver(self, lines: bytes, events: int) -> Counter[str]:
-        """Hand over `events` lines joined by newlines; return how many had which outcome.
+        """Hand over `events` lines, each ended by a newline; return how many had which outcome.
 
         On return the ledger answers for every line (accepted, known already, or set aside with a
         reason). Raises DeliveryError if it does not; then the whole batch is sent again.
@@ -159,7 +159,7 @@ class MemorySink:
         if self.failures:
             raise self.failures.pop(0)
         outcome: Counter[str] = Counter()
-        for line in lines.split(b"\n"):
+        for line in lines.split(b"\n")[:-1]:
             event_id = msgspec.json.decode(line)["id"]
             outcome["duplicate" if event_id in self.events else "accepted"] += 1
             self.events[event_id] = line

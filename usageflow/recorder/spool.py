@@ -37,8 +37,15 @@ CREATE TABLE IF NOT EXISTS batch (
 """
 
 
+class Block(NamedTuple):
+    """What a row is made of: `events` lines of JSON, each ended by a newline."""
+
+    events: int
+    lines: bytes
+
+
 class Batch(NamedTuple):
-    """One row: `events` lines of JSON joined by newlines, and their CRC-32."""
+    """One row: a block with its number and the CRC-32 of its lines."""
 
     seq: int
     events: int
@@ -49,6 +56,10 @@ class Batch(NamedTuple):
     def intact(self) -> bool:
         """Whether the lines are the ones that were written."""
         return zlib.crc32(self.lines) == self.checksum
+
+    def split(self) -> list[bytes]:
+        """The lines, without their newlines."""
+        return self.lines.split(b"\n")[:-1]
 
 
 class SpoolLock:
@@ -138,38 +149,24 @@ class Spool:
             lock.release()
             raise
 
-    def append(self, lines: Sequence[bytes]) -> None:
-        """Write the lines durably: when this returns they are fsynced. Raises SpoolError."""
-        self.exchange(lines, ())
+    def write(self, blocks: Sequence[Block], done: Sequence[int] = ()) -> None:
+        """Append blocks and delete the rows `done`, durably: on return both are fsynced.
 
-    def delete(self, seqs: Sequence[int]) -> None:
-        """Forget rows that the ledger has acknowledged. Raises SpoolError."""
-        self.exchange((), seqs)
-
-    def exchange(self, lines: Sequence[bytes], done: Sequence[int]) -> None:
-        """Append and delete in one transaction, so that both share one fsync. Raises SpoolError."""
-        rows = self._rows(lines)
+        One transaction, so that they share one fsync. Raises SpoolError.
+        """
         try:
-            if len(rows) + len(done) > 1:
+            if len(blocks) + len(done) > 1:
                 self._connection.execute("BEGIN IMMEDIATE")
             for seq in done:
                 self._connection.execute("DELETE FROM batch WHERE seq = ?", (seq,))
-            for row in rows:
+            for number, (events, lines) in enumerate(blocks, self._last_seq + 1):
+                row = (number, events, zlib.crc32(lines), lines)
                 self._connection.execute("INSERT INTO batch VALUES (?, ?, ?, ?)", row)
             if self._connection.in_transaction:
                 self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise SpoolError(f"cannot write the spool {self.path}: {error}") from error
-        self._last_seq += len(rows)
-
-    def _rows(self, lines: Sequence[bytes]) -> list[Batch]:
-        rows: list[Batch] = []
-        for start in range(0, len(lines), ROW_EVENTS_MAX):
-            part = lines[start : start + ROW_EVENTS_MAX]
-            blob = b"\n".join(part)
-            seq = self._last_seq + 1 + len(rows)
-            rows.append(Batch(seq, len(part), zlib.crc32(blob), blob))
-        return rows
+        self._last_seq += len(blocks)
 
     def read(self, events_max: int, after_seq: int = 0) -> list[Batch]:
         """The oldest rows after `after_seq`; see `take`."""

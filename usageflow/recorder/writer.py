@@ -16,31 +16,33 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import uuid_utils
 
 from usageflow.errors import SpoolError
-from usageflow.events import Identity, UsageEvent, encode
+from usageflow.events import TEXT_CHARS_MAX, Identity, UsageEvent, encode, encode_lines
 from usageflow.recorder.gaps import Gaps
-from usageflow.recorder.holds import Hold, Holds, release
-from usageflow.recorder.spool import ROW_EVENTS_MAX, Spool
+from usageflow.recorder.holds import Hold
+from usageflow.recorder.spool import ROW_EVENTS_MAX, Block, Spool
 
 log = logging.getLogger("usageflow.recorder")
 
 RETRY_S: Final = 0.25
 """Pause between tries while the disk takes nothing; short, so that recovery is quick."""
-COMMIT_EVENTS_MAX: Final = ROW_EVENTS_MAX * 4
-"""Events in one commit: bounds what a single failure puts at stake and how long it takes."""
 FLUSH_POLL_S: Final = 0.005
 """Only a stopping process flushes, so looking again costs nobody anything."""
 
 
-class _Entry(NamedTuple):
-    events: Sequence[UsageEvent]
-    loop: asyncio.AbstractEventLoop | None
-    hold: Hold | None
+class _Group:
+    """What was recorded since the last commit began, and the responses that wait for it."""
+
+    __slots__ = ("events", "holds")
+
+    def __init__(self) -> None:
+        self.events: list[UsageEvent] = []
+        self.holds: dict[asyncio.AbstractEventLoop, Hold] = {}
 
 
 class Writer:
@@ -64,14 +66,12 @@ class Writer:
         self._queue_events_max = queue_events_max
         self._hold_timeout_s = hold_timeout_s
         self._on_durable = on_durable
-        self._queue: deque[_Entry] = deque()
-        self._unwritten: list[bytes] = []
+        self._group = _Group()
+        self._group_lock = threading.Lock()
+        self._unwritten: list[UsageEvent] = []
         self._done: deque[tuple[Path, int]] = deque()
         self._gaps = Gaps()
         self._cause = ""
-        self._queued_events = 0
-        self._taken_events = 0
-        self._holds: dict[asyncio.AbstractEventLoop, Holds] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="usageflow-writer", daemon=True)
@@ -83,7 +83,7 @@ class Writer:
     @property
     def waiting_events(self) -> int:
         """Events that were recorded and are not yet durable."""
-        return self._queued_events - self._taken_events + len(self._unwritten)
+        return len(self._group.events) + len(self._unwritten)
 
     def record(
         self, events: Sequence[UsageEvent], loop: asyncio.AbstractEventLoop | None = None
@@ -91,14 +91,19 @@ class Writer:
         """Queue events. With `loop`, the running one, return what to await until they are durable.
 
         None means there is nothing to wait for: no loop was given, or the disk is failing and the
-        policy is open. Never blocks and never raises.
+        policy is open. Never blocks for long and never raises.
         """
         if self.waiting_events >= self._queue_events_max:
             self._overflow(events)
             return None
-        hold = self._hold(loop) if loop is not None and self.healthy else None
-        self._queued_events += len(events)
-        self._queue.append(_Entry(events, loop, hold))
+        hold = None
+        with self._group_lock:
+            group = self._group
+            group.events += events
+            if loop is not None and self.healthy:
+                hold = group.holds.get(loop)
+                if hold is None:
+                    hold = group.holds[loop] = Hold(loop, self._hold_timeout_s)
         if not self._wake.is_set():
             self._wake.set()
         return hold
@@ -130,12 +135,6 @@ class Writer:
         self.healthy = False
         self._wake.set()
 
-    def _hold(self, loop: asyncio.AbstractEventLoop) -> Hold:
-        holds = self._holds.get(loop)
-        if holds is None:
-            holds = self._holds[loop] = Holds(loop, self._hold_timeout_s)
-        return holds.add()
-
     # From here on: the writer's thread.
 
     def _run(self) -> None:
@@ -148,39 +147,34 @@ class Writer:
             self._close(self.spool)
 
     def _drain(self) -> None:
-        while self._queue or self._unwritten or self._done or len(self._gaps):
+        while self.waiting_events or self._done or len(self._gaps):
             if not self._commit():
                 return
 
     def _commit(self) -> bool:
-        holds = self._take_queue()
+        group = self._take_group()
+        self._unwritten += group.events
         try:
             spool = self._usable_spool()
             done = self._take_done(spool)
-            self._unwritten += map(_line, self._gaps.take(self._cause, _new_id))
-            spool.exchange(self._unwritten, done)
+            self._unwritten += self._gaps.take(self._cause, _new_id)
+            spool.write(_blocks(self._unwritten), done)
         except SpoolError as error:
             self._fail(error)
             durable = False
         else:
             self._unwritten.clear()
             self._recover()
-            durable = True
             self._on_durable()
-        for loop, waiting in holds.items():
-            _release_on(loop, waiting, durable=durable)
+            durable = True
+        for loop, hold in group.holds.items():
+            _release(loop, hold, durable=durable)
         return durable
 
-    def _take_queue(self) -> dict[asyncio.AbstractEventLoop, list[Hold]]:
-        """Move queued events to `_unwritten`; return the responses that wait for them."""
-        holds: dict[asyncio.AbstractEventLoop, list[Hold]] = {}
-        while self._queue and len(self._unwritten) < COMMIT_EVENTS_MAX:
-            events, loop, hold = self._queue.popleft()
-            self._unwritten += map(_line, events)
-            self._taken_events += len(events)
-            if loop is not None and hold is not None:
-                holds.setdefault(loop, []).append(hold)
-        return holds
+    def _take_group(self) -> _Group:
+        with self._group_lock:
+            group, self._group = self._group, _Group()
+        return group
 
     def _take_done(self, spool: Spool) -> list[int]:
         """The rows to delete. Should the commit fail they are shipped again, as duplicates."""
@@ -219,27 +213,39 @@ class Writer:
         self.spool = None
 
 
-def _release_on(loop: asyncio.AbstractEventLoop, holds: list[Hold], *, durable: bool) -> None:
+def _release(loop: asyncio.AbstractEventLoop, hold: Hold, *, durable: bool) -> None:
     try:
-        loop.call_soon_threadsafe(release, holds, durable)
+        loop.call_soon_threadsafe(hold.release, durable)
     except RuntimeError:  # the loop was closed; nobody waits any more
         return
 
 
-def _line(event: UsageEvent) -> bytes:
+def _blocks(events: Sequence[UsageEvent]) -> list[Block]:
+    """The events as blocks of at most ROW_EVENTS_MAX."""
+    parts = [events[at : at + ROW_EVENTS_MAX] for at in range(0, len(events), ROW_EVENTS_MAX)]
+    return [Block(len(part), _lines(part)) for part in parts]
+
+
+def _lines(events: Sequence[UsageEvent]) -> bytes:
     try:
-        return encode(event)
+        return encode_lines(events)
+    except (msgspec.MsgspecError, UnicodeEncodeError, ValueError, TypeError):
+        return b"".join(encode_lines([_encodable(event)]) for event in events)
+
+
+def _encodable(event: UsageEvent) -> UsageEvent:
+    """The event, or what can be kept of it.
+
+    Policies bound and clean every text, so this is our own fault if it happens; the event must not
+    be lost, nor keep others from being written.
+    """
+    try:
+        encode(event)
     except (msgspec.MsgspecError, UnicodeEncodeError, ValueError, TypeError) as error:
-        # Policies bound and clean every text, so this is our fault; the event must not be lost.
         nobody = Identity(event.identity.field, None)
-        return encode(
-            msgspec.structs.replace(
-                event,
-                identity=nobody,
-                state="inbox",
-                reason=f"could not be encoded: {error!r}"[:500],
-            )
-        )
+        reason = f"could not be encoded: {error!r}"[:TEXT_CHARS_MAX]
+        return msgspec.structs.replace(event, identity=nobody, state="inbox", reason=reason)
+    return event
 
 
 def _new_id() -> str:
