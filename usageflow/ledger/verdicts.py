@@ -70,10 +70,8 @@ Verdict: TypeAlias = Accepted | Quarantined | AccountPaused | Busy | Ambiguous |
 def pause_s(verdict: Verdict, failures: int) -> float:
     """How long the lane waits after `verdict`, after `failures` others that decided nothing."""
     match verdict:
-        case Busy(retry_after_s=float(wish)):
-            return wish
-        case Busy():
-            return _step(BUSY_PAUSE_S, failures)
+        case Busy(retry_after_s=wish):
+            return _step(BUSY_PAUSE_S, failures) if wish is None else max(wish, BUSY_PAUSE_S[0])
         case Ambiguous():
             return _step(UNDECIDED_PAUSE_S, failures)
         case Parked():
