@@ -9,6 +9,7 @@ import pytest
 
 from usageflow._types import Message
 from usageflow.config import Settings
+from usageflow.errors import UpstreamUnreachable
 from usageflow.proxy import ReverseProxy
 
 Start = Callable[..., Awaitable[int]]
@@ -142,6 +143,17 @@ async def test_a_fresh_connection_that_breaks_is_not_repeated(
     sent = await talk(await upstream(hang_up))(method="GET")
     assert sent[0]["status"] == 502
     assert len(connections) == 1
+
+
+async def test_a_cut_answer_raises(upstream: Start, talk: Callable[..., Talk]) -> None:
+    """After the answer has begun the server must learn of the failure, to break the connection."""
+
+    async def cut(wire: Any) -> None:
+        await wire.head()
+        await wire.send(OK[:-1])
+
+    with pytest.raises(UpstreamUnreachable, match="before its answer was complete"):
+        await talk(await upstream(cut))(method="GET")
 
 
 @pytest.mark.parametrize(
