@@ -1,12 +1,14 @@
 """The worker: one thread that does what is due, at once after news and rarely while all is quiet.
 
-It decides only when. What is due is a duty: a function that does a piece of work and says how much
-it did. Several workers may share a PostgreSQL database: the ledger leases units, nobody owns them.
+It decides only when; what there is to do is given to it as duties. Several workers may share a
+PostgreSQL database: the ledger leases units, nobody owns them.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -16,22 +18,42 @@ PAUSE_S_MIN: Final = 0.05
 """First pause after a round that did nothing; doubles up to PAUSE_S_MAX."""
 PAUSE_S_MAX: Final = 1.0
 """Longest pause: the grain of retries, and how late news of another server are seen."""
-
-Duty = Callable[[], int]
-"""Does what is due now and says how much that was; 0: nothing. May raise: it is asked again."""
+RETRY_S_MAX: Final = 10.0
+"""Longest pause of a duty that failed, however rarely it is due."""
 
 logger = logging.getLogger("usageflow.worker")
 
 
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """Something to do again and again.
+
+    `do` does what is due now and says how much that was. While it is nothing, it is asked again
+    after `interval_s` (0: in every round). It may raise: that is told, and it is tried again.
+    """
+
+    name: str
+    do: Callable[[], int]
+    interval_s: float = 0.0
+
+
 class Worker:
-    """Does its duties, by name, in a thread of its own while entered.
+    """Does its duties in a thread of its own while entered.
 
     `stop_s_max` bounds the wait for a round in progress when it is told to stop.
     """
 
-    def __init__(self, duties: Mapping[str, Duty], *, stop_s_max: float) -> None:
+    def __init__(
+        self,
+        duties: Sequence[Duty],
+        *,
+        stop_s_max: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._duties = duties
         self._stop_s_max = stop_s_max
+        self._clock = clock
+        self._due_s: dict[str, float] = {}
         self._failing: dict[str, str] = {}
         self._news = threading.Event()
         self._stopping = threading.Event()
@@ -59,8 +81,11 @@ class Worker:
         self._news.set()
 
     def run_once(self) -> int:
-        """One round of every duty, in order; how much they did. A duty that fails ends no other."""
-        return sum(self._attempt(name, duty) for name, duty in self._duties.items())
+        """One round of every duty that is due, in order; how much they did.
+
+        A duty that fails keeps none of the others from being done.
+        """
+        return sum(self._attempt(duty) for duty in self._duties)
 
     def _run(self) -> None:
         pause_s = PAUSE_S_MIN
@@ -71,21 +96,28 @@ class Worker:
             else:
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
 
-    def _attempt(self, name: str, duty: Duty) -> int:
-        try:
-            done = duty()
-        except Exception as error:  # noqa: BLE001 - the thread must live; whatever it is, it is told
-            self._complain(name, error)
+    def _attempt(self, duty: Duty) -> int:
+        if self._clock() < self._due_s.get(duty.name, 0.0):
             return 0
-        if self._failing.pop(name, None) is not None:
-            logger.info("%s works again", name)
-        return done
+        try:
+            done = duty.do()
+        except Exception as error:  # noqa: BLE001 - the thread must live; whatever it is, it is told
+            self._complain(duty, error)
+            return self._next(duty, min(duty.interval_s, RETRY_S_MAX))
+        if self._failing.pop(duty.name, None) is not None:
+            logger.info("%s: works again", duty.name)
+        return done or self._next(duty, duty.interval_s)
 
-    def _complain(self, name: str, error: Exception) -> None:
-        """Once per kind of failure, until the duty works again: it is tried every second."""
+    def _next(self, duty: Duty, pause_s: float) -> int:
+        """Nothing was done, and the duty is due again after the pause."""
+        self._due_s[duty.name] = self._clock() + pause_s
+        return 0
+
+    def _complain(self, duty: Duty, error: Exception) -> None:
+        """Once per kind of failure, until the duty works again: it may be tried every second."""
         kind = type(error).__name__
-        if self._failing.get(name) != kind:
-            self._failing[name] = kind
+        if self._failing.get(duty.name) != kind:
+            self._failing[duty.name] = kind
             # What we can explain needs no traceback; a fault of ours does.
             trace = None if isinstance(error, UsageFlowError) else error
-            logger.error("%s failed, and is tried again: %s", name, error, exc_info=trace)
+            logger.error("%s: %s", duty.name, error, exc_info=trace)

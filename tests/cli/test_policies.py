@@ -47,7 +47,7 @@ def test_a_good_file_is_summed_up(run: Run, file: Path) -> None:
 
 def test_every_problem_has_its_line(run: Run, file: Path) -> None:
     """One line `FILE:LINE: ...` for each problem of each policy; exit 1."""
-    file.write_text(CHAT.replace("POST /v1/chat", "v1/chat") + CALLS.replace("API_CALL", "?!"))
+    file.write_text(CHAT.replace("POST /v1/chat", "/v1/chat") + CALLS.replace("API_CALL", "?!"))
     status, out, err = run("policies", "check", file)
     assert (status, err) == (1, "")
     first, second = out.splitlines()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from usageflow.events import Identity, UsageEvent, encode
-from usageflow.recorder.spool import Spool
+from usageflow.recorder.spool import Block, Spool
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -42,7 +42,7 @@ UNKNOWN = UsageEvent(
 def directory(tmp_path: Path) -> Iterator[Path]:
     """A spool directory whose owner still writes to it."""
     spool = Spool.create(tmp_path / "spool")
-    spool.append([encode(COUNTED), encode(UNKNOWN)])
+    spool.write([Block(2, encode(COUNTED) + b"\n" + encode(UNKNOWN) + b"\n")])
     yield tmp_path / "spool"
     spool.close()
 

@@ -11,9 +11,13 @@ import typer
 
 from usageflow.cli.options import DatabaseOption, server_settings
 from usageflow.cli.tables import table
+from usageflow.config import Settings
+from usageflow.errors import DeliveryError
 
 if TYPE_CHECKING:
+    from usageflow.db.session import Tx
     from usageflow.ledger.usage import Forwarded, Usage
+    from usageflow.stripe.applied import Sent
 
 Applied = Mapping[tuple[str, str, datetime], Decimal]
 """What Stripe says it has, by customer, event name and hour."""
@@ -40,12 +44,50 @@ def usage(
         rows = totals(tx, organization_id)
         waiting = inbox.count(tx, organization_id)
         states = units.summary(tx, organization_id)
-    applied = None
+        pairs = [] if no_stripe else _sent(tx, organization_id)
+    applied = None if no_stripe else _applied(settings, pairs)
     if as_json:
         _print_json({"usage": _documents(rows, applied), "inbox": waiting, "units": states})
     else:
         print(table(HEADER, _cells(rows, applied)))
         print(f"\n{waiting} in the inbox")
+
+
+def _sent(tx: "Tx", organization_id: str) -> "list[Sent]":
+    """What the organization's own Stripe account could have."""
+    from sqlmodel import col, select
+
+    from usageflow.db.tables import StripeAccountRow
+    from usageflow.stripe.accounts import OWN
+    from usageflow.stripe.applied import sent
+
+    account_id = tx.session.exec(
+        select(StripeAccountRow.id).where(
+            col(StripeAccountRow.organization_id) == organization_id,
+            col(StripeAccountRow.account) == OWN,
+        )
+    ).one_or_none()
+    return [] if account_id is None else sent(tx, account_id)
+
+
+def _applied(settings: Settings, pairs: "list[Sent]") -> Applied | None:
+    """Ask Stripe what it has; None without a key or an answer."""
+    if settings.stripe_api_key is None:
+        return None
+    from usageflow.stripe.applied import applied
+    from usageflow.stripe.client import StripeGateway
+
+    gateway = StripeGateway(
+        settings.stripe_api_key,
+        timeout_s=settings.stripe_timeout_s,
+        base=settings.stripe_api_base,
+    )
+    try:
+        with closing(gateway):
+            return applied(gateway, pairs)
+    except DeliveryError as error:
+        print(f"usageflow: what Stripe has is not known: {error}", file=sys.stderr)
+        return None
 
 
 def _print_json(document: Mapping[str, Any]) -> None:

@@ -1,0 +1,265 @@
+"""The whole server as its users meet it: a process on a port, over one database."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.policies import current
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.errors import ConfigurationError, DatabaseError
+from usageflow.policies import Policy
+from usageflow.server import Server, listening_socket
+
+START_S_MAX = 30.0
+
+POLICIES = """
+[[policy]]
+name = "calls"
+match = "GET /v1/calls"
+identify = [{ from = "header", name = "x-account-id" }]
+field = "account_id"
+metric = "API_CALL"
+"""
+
+
+class Serving(NamedTuple):
+    """A running `usageflow serve`, its address and the lines of its log so far."""
+
+    process: "subprocess.Popen[str]"
+    url: str
+    log: list[str]
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(START_S_MAX)
+
+
+Serve = Callable[..., Serving]
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """This process's environment without settings of its own, over a database of the test."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("USAGEFLOW_")}
+    return inherited | {"USAGEFLOW_DATABASE": f"sqlite:///{tmp_path / 'usageflow.db'}"}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run one command line to its end."""
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "usageflow", *arguments],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=START_S_MAX,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """`serve("--policies", file)`: a server that answers; it is stopped at the end."""
+    started: list[Serving] = []
+
+    def start(*arguments: str, **settings: str) -> Serving:
+        port = free_port()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "usageflow", "serve", "--port", str(port), *arguments],
+            env=environment(tmp_path) | settings,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        serving = Serving(process, f"http://127.0.0.1:{port}", [])
+        started.append(serving)
+        assert process.stderr is not None
+        for line in process.stderr:
+            serving.log.append(line)
+            if "serving http" in line:
+                break
+        threading.Thread(target=serving.log.extend, args=(process.stderr,), daemon=True).start()
+        await_answer(serving)
+        return serving
+
+    yield start
+    for serving in started:
+        if serving.process.poll() is None:
+            serving.process.kill()
+            serving.process.wait()
+        assert serving.process.stderr is not None
+        serving.process.stderr.close()
+
+
+def await_answer(serving: Serving) -> None:
+    """Until the server accepts, or has ended."""
+    deadline_s = time.monotonic() + START_S_MAX
+    while serving.process.poll() is None and time.monotonic() < deadline_s:
+        try:
+            assert httpx.get(f"{serving.url}/readyz").status_code == 200
+        except httpx.ConnectError:
+            time.sleep(0.02)
+        else:
+            return
+    pytest.fail("".join(serving.log))
+
+
+def test_it_serves_keys_made_while_it_runs_and_stops_cleanly(
+    serve: Serve, command: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    """Start with a policy file, make a key from another process, use it, stop: exit 0."""
+    file = tmp_path / "policies.toml"
+    file.write_text(POLICIES)
+    serving = serve("--policies", str(file))
+    log = "".join(serving.log)
+    assert f"serving {serving.url}" in log
+    assert f"sqlite:///{tmp_path / 'usageflow.db'}, 1 policies" in log
+    assert "no Stripe key" in log
+    assert "alembic" not in log
+    made = command("keys", "create", "--name", "edge", "--scope", "usage.write")
+    headers = {"x-usageflow-api-key": made.stdout.strip()}
+    document = httpx.get(f"{serving.url}/api/edge/policies", headers=headers).json()
+    assert [item["policy"]["name"] for item in document["policies"]] == ["calls"]
+    events = httpx.post(f"{serving.url}/api/edge/events", headers=headers, content=b"{}\n")
+    assert [item["status"] for item in events.json()["results"]] == ["invalid"]
+    assert serving.stop() == 0
+    assert "Traceback" not in "".join(serving.log)
+
+
+def test_a_second_server_on_the_same_file_is_refused(serve: Serve, tmp_path: Path) -> None:
+    """It says which process has the file, names PostgreSQL, and the first goes on serving."""
+    first = serve()
+    second = subprocess.run(
+        [sys.executable, "-m", "usageflow", "serve", "--port", str(free_port())],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=START_S_MAX,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert f"already served by process {first.process.pid}" in second.stderr
+    assert "postgresql://" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert httpx.get(f"{first.url}/readyz").status_code == 200
+
+
+def test_a_taken_port_is_one_message(
+    command: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    """Before anything else is started, and with the way out."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+        ended = command("serve", "--port", str(port))
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == (
+        f"usageflow: cannot listen on 127.0.0.1 port {port}: Address already in use; "
+        "choose another with --port\n"
+    )
+
+
+def test_a_request_in_progress_is_answered_before_the_end(serve: Serve) -> None:
+    """SIGTERM in the middle of an upload: the upload ends, is answered, and then the server."""
+    serving = serve()
+    proceed = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"{}\n"
+        serving.process.send_signal(signal.SIGTERM)
+        proceed.wait(0.5)
+        yield b"{}\n"
+
+    headers = {"x-usageflow-api-key": "uf_live_" + "0" * 48}
+    answer = httpx.post(f"{serving.url}/api/edge/events", headers=headers, content=body())
+    assert answer.status_code == 401
+    assert serving.process.wait(START_S_MAX) == 0
+
+
+def test_kill_and_restart_on_the_same_file(serve: Serve) -> None:
+    """After kill -9 the next server owns the file at once."""
+    first = serve()
+    first.process.kill()
+    first.process.wait()
+    assert httpx.get(f"{serve().url}/readyz").status_code == 200
+
+
+# Without a process
+
+
+def settings_for(tmp_path: Path) -> Settings:
+    """Settings over a database of the test."""
+    return Settings(database=f"sqlite:///{tmp_path / 'usageflow.db'}")
+
+
+def test_what_cannot_start_leaves_nothing_open(tmp_path: Path) -> None:
+    """A start that fails gives the file back, so that the next one can have it."""
+    settings = settings_for(tmp_path)
+    second = Server(settings)
+    with Server(settings), pytest.raises(DatabaseError, match="already served"):
+        second.__enter__()
+    with Server(settings):
+        pass
+
+
+def test_policies_given_at_start_replace_those_in_use(tmp_path: Path) -> None:
+    """None: those in use stay. An empty set: none are in use."""
+    settings = settings_for(tmp_path)
+    policy = Policy.model_validate(
+        {
+            "name": "calls",
+            "match": "GET /v1/calls",
+            "identify": [{"from": "header", "name": "x-account-id"}],
+            "field": "account_id",
+            "metric": "API_CALL",
+        }
+    )
+    with Server(settings, policies=[policy]):
+        pass
+    assert in_use(settings) == ["calls"]
+    with Server(settings):
+        pass
+    assert in_use(settings) == ["calls"]
+    with Server(settings, policies=[]):
+        pass
+    assert in_use(settings) == []
+
+
+def in_use(settings: Settings) -> list[str]:
+    """Names of the policies an edge would be given."""
+    with closing(Database.open(settings.database)) as db, db.transaction() as tx:
+        items = current(tx, default_organization(tx)).items
+    return [json.loads(document)["name"] for document, _ in items]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "word"),
+    [("127.0.0.1", 99_999, "65535"), ("host.invalid", 80, "host.invalid"), ("::1", -1, "::1")],
+)
+def test_addresses_that_cannot_be(host: str, port: int, word: str) -> None:
+    """Each is one message that names the address."""
+    with pytest.raises(ConfigurationError, match=word):
+        listening_socket(host, port)

@@ -1,0 +1,200 @@
+"""The composition root of a server: settings become one database, one ASGI app and its worker.
+
+It decides nothing about usage. `Server` is everything but the socket, for programs that bring their
+own; `serve` adds the socket, the signals and uvicorn.
+"""
+
+import logging
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack, closing, suppress
+from types import TracebackType
+from typing import Final, Self
+
+import uvicorn
+
+from usageflow._types import ASGIApp
+from usageflow.api import create_api
+from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.policies import current, publish
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.db.tables import StripeAccountRow
+from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.ledger.folding import assign_unassigned
+from usageflow.ledger.units import pending, recover
+from usageflow.policies import Policy
+from usageflow.stripe.accounts import ensure_own
+from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.forwarder import Forwarder
+from usageflow.worker import Duty, Worker
+
+DRAIN_S: Final = 10
+"""Longest wait for requests in progress when the server is told to stop."""
+
+ASSIGN_EVENTS_MAX: Final = 1_000
+"""Events put into units in one transaction: short enough for ingestion beside it."""
+ASSIGN_S: Final = 10.0
+"""How often events without a unit are looked for: a batch may commit while an account is made."""
+WATCH_S: Final = 1.0
+"""How soon the log tells that Stripe refuses the account's key."""
+
+logger = logging.getLogger("usageflow.server")
+
+
+class Server:
+    """One served database: entered, it is open, migrated and claimed, and its worker runs.
+
+    `app` is the ASGI app to serve meanwhile. `policies`, if given, become the default
+    organization's policies first. Entering raises DatabaseError or ConfigurationError if it
+    cannot be; then nothing stays open.
+    """
+
+    app: ASGIApp
+
+    def __init__(self, settings: Settings, *, policies: Sequence[Policy] | None = None) -> None:
+        self._settings = settings
+        self._policies = policies
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as opened:
+            db = opened.enter_context(closing(Database.open(self._settings.database)))
+            db.claim_server()
+            db.migrate()
+            organization_id = self._prepare(db)
+            duties = self._duties(db, organization_id, opened)
+            worker = opened.enter_context(Worker(duties, stop_s_max=DRAIN_S))
+            self.app = create_api(db, self._settings, on_events=worker.wake)
+            self._resources = opened.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the calls in progress end, then close the database."""
+        self._resources.close()
+
+    def _prepare(self, db: Database) -> str:
+        """Make what must be there before the first request; the default organization's id."""
+        with db.transaction() as tx:
+            organization_id = default_organization(tx)
+            if db.dialect == "sqlite":
+                recover(tx)  # the only server of this file: whoever held a lease is gone
+            if self._policies is not None:
+                publish(tx, organization_id, self._policies)
+            policies = len(current(tx, organization_id).items)
+        logger.info("database %s, %d policies", db.name, policies)
+        return organization_id
+
+    def _duties(self, db: Database, organization_id: str, opened: ExitStack) -> list[Duty]:
+        """What the worker has to do: nothing without a Stripe key. `opened` closes its means."""
+        settings = self._settings
+        if settings.stripe_api_key is None:
+            logger.info("no Stripe key: usage is recorded and not forwarded")
+            return []
+        gateway = StripeGateway(
+            settings.stripe_api_key,
+            timeout_s=settings.stripe_timeout_s,
+            base=settings.stripe_api_base,
+            connections_max=settings.stripe_concurrency,
+        )
+        opened.callback(gateway.close)
+        with db.transaction() as tx:
+            account_id = ensure_own(tx, organization_id, livemode=gateway.livemode)
+            waiting = pending(tx)
+        mode = "live" if gateway.livemode else "test"
+        logger.info("forwarding to Stripe in %s mode, %d units waiting", mode, waiting)
+        forwarder = Forwarder(
+            db,
+            account_id,
+            gateway,
+            timeout_s=settings.stripe_timeout_s,
+            calls_per_s=settings.stripe_calls_per_s,
+            concurrency=settings.stripe_concurrency,
+            resend_s_max=settings.stripe_resend_s_max,
+        )
+        opened.enter_context(forwarder)
+        return forwarding(db, account_id, forwarder, refresh_s=settings.stripe_refresh_s)
+
+
+def forwarding(
+    db: Database, account_id: str, forwarder: Forwarder, *, refresh_s: float
+) -> list[Duty]:
+    """The way from the ledger to one Stripe account, each duty building on those before it."""
+
+    def list_meters() -> int:
+        forwarder.refresh()
+        return 0  # nothing was moved, so the worker may pause
+
+    def assign() -> int:
+        with db.transaction() as tx:
+            organization_id = tx.session.get_one(StripeAccountRow, account_id).organization_id
+            return assign_unassigned(tx, organization_id, ASSIGN_EVENTS_MAX)
+
+    def watch() -> int:
+        with db.reading() as tx:
+            account = tx.session.get_one(StripeAccountRow, account_id)
+            state, reason = account.state, account.reason
+        if state == "paused":
+            raise DeliveryError(f"{reason}; usage waits until a start with a good key")
+        return 0
+
+    return [
+        Duty("meters of Stripe", list_meters, refresh_s),
+        Duty("usage from before Stripe was connected", assign, ASSIGN_S),
+        Duty("forwarding to Stripe", forwarder.forward_once),
+        Duty("Stripe account", watch, WATCH_S),
+    ]
+
+
+def serve(settings: Settings, *, policies: Sequence[Policy] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; then requests and calls in progress end, and it returns.
+
+    Raises ConfigurationError if the address is taken, and what `Server` raises.
+    """
+    # uvicorn stops gracefully and then sends itself the signal again. As an interrupt it unwinds
+    # through the `with` below, so that the worker and the database are closed too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        suppress(KeyboardInterrupt),
+        listening_socket(settings.host, settings.port) as listener,
+        Server(settings, policies=policies) as server,
+    ):
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        logger.info("serving http://%s:%d", host, settings.port)
+        config = uvicorn.Config(
+            server.app,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket bound to the address.
+
+    Raises ConfigurationError if the address is taken or is not of this machine.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "ports end at 65535"
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port}: {reason}; choose another with --port"
+        ) from None
+    return listener
