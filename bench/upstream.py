@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from typing import Any
 
 import httptools
 import uvloop
@@ -27,8 +28,7 @@ class Server(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport: Any = transport  # uvloop's is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
         """Parse."""
