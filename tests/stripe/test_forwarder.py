@@ -1,0 +1,396 @@
+"""From the ledger to the emulator over TCP: everything arrives, once, whatever happens."""
+
+import random
+import threading
+from collections import Counter
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import stripe as stripe_sdk
+
+from usageflow.db.tables import StripeAccountRow
+from usageflow.errors import DeliveryError
+from usageflow.ledger.verdicts import Verdict
+from usageflow.stripe.client import StripeCustomer, StripeGateway
+from usageflow.stripe.meter_events import MeterEvent
+
+if TYPE_CHECKING:
+    from tests.stripe.conftest import Way
+
+HOUR_S = 3_600
+
+
+class Killed(Exception):  # noqa: N818 - what happens to the process
+    """Stands for a process that ends here."""
+
+
+class DyingGateway(StripeGateway):
+    """Stripe, seen by a process that is killed at one moment of its first unit."""
+
+    def __init__(self, way: "Way", moment: str) -> None:
+        super().__init__(way.emulator.api_key, base=way.emulator.url, timeout_s=5)
+        self.moment = moment
+
+    def search_customers(self, field: str, value: str) -> list[StripeCustomer]:
+        """Killed before the customer is known."""
+        if self.moment == "unbound":
+            raise Killed
+        return super().search_customers(field, value)
+
+    def send_meter_event(self, event: MeterEvent) -> Verdict:
+        """Killed before or after the event has been sent."""
+        if self.moment == "before":
+            raise Killed
+        super().send_meter_event(event)
+        raise Killed
+
+
+def identifiers(way: "Way") -> Counter[str]:
+    """How often the emulator counted each identifier."""
+    return Counter(row["identifier"] for row in way.emulator.journal())
+
+
+def assert_exactly_once(way: "Way", expected: dict[tuple[str, str], str]) -> None:
+    """The emulator counted what the ledger has, each unit one time, and the ledger knows it."""
+    assert way.applied() == expected
+    assert set(identifiers(way).values()) <= {1}
+    assert {unit.state for unit in way.units()} == {"accepted"}
+    assert set(identifiers(way)) == {unit.identifier for unit in way.units()}
+
+
+def test_usage_arrives_and_is_accepted(way: "Way") -> None:
+    """A first event goes at once; what comes meanwhile is folded into one."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use("0.1")
+    way.forward(forwarder)
+    way.use("0.2", 3, "4.000")
+    way.forward(forwarder)
+    assert way.states() == [("accepted", "0.1"), ("accepted", "7.200")]
+    assert_exactly_once(way, {("acct_1", "tokens"): "7.3"})
+    assert forwarder.forward_once() == 0
+
+
+def test_lanes_fold_while_one_call_is_in_flight(way: "Way") -> None:
+    """What arrives during a call waits for it and leaves as one event; never two at a time."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.emulator.fault("slow", seconds=0.8)
+    way.use(1)
+    assert forwarder.forward_once() == 1
+    for _ in range(4):
+        way.use(1)
+        forwarder.forward_once()
+    way.forward(forwarder)
+    assert [quantity for _, quantity in way.states()] == ["1", "4"]
+    assert way.calls() == {"200": 2}
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
+def test_two_forwarders_share_the_lanes(way: "Way") -> None:
+    """Two servers on one ledger never have two calls of a lane in flight, and lose nothing."""
+    names = [f"acct_{number}" for number in range(12)]
+    way.emulator.seed([{"account_id": name} for name in names], ["tokens"])
+    workers = [way.forwarder(concurrency=4) for _ in range(2)]
+    way.emulator.fault("slow", seconds=0.02, count=1_000)
+    for name in names:
+        way.use(1, 2, customer=name)
+    threads = [threading.Thread(target=way.forward, args=[worker]) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for name in names:
+        way.use(3, customer=name)
+    for thread in threads:
+        thread.join(30)
+    way.forward_all(workers[0])
+    assert set(way.calls()) == {"200"}
+    assert_exactly_once(way, {(name, "tokens"): "6" for name in names})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 500},
+        {"kind": "status", "status": 500, "after_commit": True},
+        {"kind": "status", "status": 503},
+        {"kind": "reset"},
+        {"kind": "reset", "after_commit": True},
+        {"kind": "status", "status": 429},
+        {"kind": "status", "status": 409},
+        {"kind": "slow", "seconds": 0.4},
+    ],
+    ids=lambda fault: "-".join(str(value) for value in fault.values()),
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_fault_ends_in_exactly_once(way: "Way", fault: dict[str, Any], count: int) -> None:
+    """Whatever the answer hides, the usage is applied one time and the unit is accepted."""
+    way.emulator.seed([{"account_id": "acct_1"}, {"account_id": "acct_2"}], ["tokens"])
+    impatient = StripeGateway(way.emulator.api_key, base=way.emulator.url, timeout_s=0.25)
+    forwarder = way.forwarder(impatient)
+    way.emulator.fault(**fault, count=count)
+    for quantity in (1, 2, 3):
+        way.use(quantity)
+        way.use(quantity, customer="acct_2")
+        way.forward(forwarder)
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {("acct_1", "tokens"): "6", ("acct_2", "tokens"): "6"})
+    impatient.close()
+
+
+def test_a_storm_of_faults_loses_and_doubles_nothing(way: "Way") -> None:
+    """Many lanes, random faults, units of several sizes: the sums are equal in the end."""
+    chance = random.Random(7)
+    names = [f"acct_{number}" for number in range(6)]
+    way.emulator.seed([{"account_id": name} for name in names], ["tokens"])
+    forwarder = way.forwarder()
+    expected: Counter[str] = Counter()
+    for _ in range(25):
+        kind = chance.choice(["status", "status", "reset"])
+        status = chance.choice([500, 503, 409, 429])
+        late = kind == "reset" or status >= 500
+        way.emulator.fault(kind, status=status, after_commit=late and chance.random() < 0.5)
+        name, quantity = chance.choice(names), chance.randint(1, 99)
+        expected[name] += quantity
+        way.use(quantity, customer=name)
+        way.forward(forwarder)
+        way.clock.now = way.clock.now.replace(microsecond=chance.randrange(1_000_000))
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {(name, "tokens"): str(total) for name, total in expected.items()})
+
+
+@pytest.mark.parametrize("moment", ["unbound", "before", "after"])
+def test_a_killed_sender_is_followed_by_another(way: "Way", moment: str) -> None:
+    """Killed before the customer is known, before or after the send: the lease ends, the next
+    sender resends the same identifier, and Stripe counts one.
+    """
+    forwarder = way.forwarder(dying := DyingGateway(way, moment))
+    forwarder._swept.add("account_id")  # so that the customer must be searched
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder.refresh()
+    way.use(5)
+    with pytest.raises(Killed):
+        way.forward(forwarder)
+    assert way.states() == [("sending", "5")]
+    successor = way.forwarder()
+    way.forward(successor)
+    assert way.states() == [("sending", "5")], "the lease has not ended"
+    way.pass_time(120)
+    way.forward_all(successor)
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+    assert way.units()[0].attempts == 2
+    dying.close()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_pauses_the_account_and_burns_nothing(way: "Way", status: int) -> None:
+    """One call is refused; nothing more is sent until a new start, and then all of it is."""
+    way.emulator.seed([{"account_id": "acct_1"}, {"account_id": "acct_2"}], ["tokens"])
+    forwarder = way.forwarder(concurrency=1)
+    way.emulator.fault("status", status=status)
+    way.use(1)
+    way.use(2, customer="acct_2")
+    way.forward(forwarder)
+    way.pass_time(HOUR_S)
+    way.forward(forwarder)
+    assert way.calls() == {str(status): 1}
+    assert {state for state, _ in way.states()} <= {"sealed", "open"}
+    with way.database.transaction() as tx:
+        account = tx.session.get_one(StripeAccountRow, way.account_id)
+        assert account.state == "paused"
+        assert account.reason
+        account.state = "active"
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {("acct_1", "tokens"): "1", ("acct_2", "tokens"): "2"})
+
+
+def test_an_unknown_customer_waits_and_is_released(
+    way: "Way", sdk: stripe_sdk.StripeClient
+) -> None:
+    """Parked with a reason, asked for ever more rarely, sent once the customer appears."""
+    way.emulator.seed([{"account_id": "other"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use(5)
+    way.forward(forwarder)
+    way.use(6)
+    way.forward(forwarder)
+    unit = way.units()[0]
+    assert way.states() == [("parked", "5"), ("open", "6")]
+    assert unit.reason == "no Stripe customer has metadata account_id = acct_1"
+    assert unit.first_attempt_at is None
+    searches = way.calls("GET /v1/customers/search")["200"]
+    for pause, asked in ((29, 0), (1, 1), (119, 1), (1, 2), (599, 2), (1, 3)):
+        way.pass_time(pause)
+        way.forward(forwarder)
+        assert way.calls("GET /v1/customers/search")["200"] - searches == asked
+    sdk.v1.customers.create({"metadata": {"account_id": "acct_1"}})
+    way.pass_time(HOUR_S)
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {("acct_1", "tokens"): "11"})
+
+
+def test_an_ambiguous_customer_is_nobody(way: "Way", sdk: stripe_sdk.StripeClient) -> None:
+    """Two customers with the value: neither gets the usage until one has lost it."""
+    one, _ = way.emulator.seed([{"account_id": "acct_1"}] * 2, ["tokens"])
+    forwarder = way.forwarder()
+    way.use(5)
+    way.forward(forwarder)
+    assert way.states() == [("parked", "5")]
+    assert "2 Stripe customers have metadata account_id = acct_1" in (way.units()[0].reason or "")
+    sdk.v1.customers.delete(one)
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
+def test_a_thousand_customers_cost_one_sweep(way: "Way") -> None:
+    """The list is read once for a new field; nobody is searched for who is in it."""
+    way.emulator.seed([{"account_id": f"acct_{number}"} for number in range(1_000)], ["tokens"])
+    forwarder = way.forwarder()
+    for number in range(0, 1_000, 100):
+        way.use(1, customer=f"acct_{number}")
+    way.forward(forwarder)
+    assert len(way.applied()) == 10
+    assert way.calls("GET /v1/customers") == {"200": 10}
+    assert way.calls("GET /v1/customers/search") == {}
+
+
+def test_a_key_that_may_not_list_customers_searches(way: "Way") -> None:
+    """A refused sweep is not repeated and stops nothing; another failure is told and repeated."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use(5)
+    way.emulator.fault("status", route="GET /v1/customers", status=500)
+    with pytest.raises(DeliveryError):
+        forwarder.forward_once()
+    way.emulator.fault("status", route="GET /v1/customers", status=403)
+    way.forward_all(forwarder)
+    assert way.calls("GET /v1/customers") == {"403": 1, "500": 1}
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
+@pytest.mark.parametrize(("status", "state"), [(403, "paused"), (500, "active")])
+def test_a_failed_search_sends_nothing(way: "Way", status: int, state: str) -> None:
+    """A search that is refused pauses the account, one that fails is tried again soon."""
+    way.emulator.seed([{"account_id": "other"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use(5)
+    way.emulator.fault("status", route="/v1/customers/search", status=status)
+    way.forward(forwarder)
+    assert way.states() == [("sealed", "5")]
+    assert way.units()[0].first_attempt_at is None
+    with way.database.reading() as tx:
+        assert tx.session.get_one(StripeAccountRow, way.account_id).state == state
+    assert way.calls() == {}
+
+
+def test_too_late_to_resend_is_held(way: "Way") -> None:
+    """20 hours after the first attempt Stripe may soon forget the identifier: no blind resend."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.emulator.fault("reset", after_commit=True)
+    way.use(5)
+    way.forward(forwarder)
+    assert way.states() == [("ambiguous", "5")]
+    way.pass_time(72_001)
+    way.use(6)
+    way.forward_all(forwarder)
+    assert way.states() == [("held", "5"), ("accepted", "6")]
+    assert "without a known outcome" in (way.units()[0].reason or "")
+    assert way.applied() == {("acct_1", "tokens"): "11"}
+
+
+def test_within_the_window_the_resend_is_recognised(way: "Way") -> None:
+    """Up to the limit the same identifier is sent again, and Stripe knows it."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.emulator.fault("reset", after_commit=True)
+    way.use(5)
+    way.forward(forwarder)
+    way.pass_time(71_999)
+    way.forward_all(forwarder)
+    assert way.calls() == {"reset": 1, "400": 1}
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
+@pytest.mark.parametrize(("formula", "total"), [("count", "3"), ("last", "9")])
+def test_only_sums_are_folded(way: "Way", formula: str, total: str) -> None:
+    """A meter that counts, or keeps the last, gets one event for each usage event, in order."""
+    meter = {"event_name": "tokens", "formula": formula}
+    way.emulator.seed([{"account_id": "acct_1"}], [meter])
+    forwarder = way.forwarder()
+    way.use(4, 7, 9)
+    way.forward_all(forwarder)
+    assert [row["value"] for row in way.emulator.journal()] == ["4", "7", "9"]
+    assert_exactly_once(way, {("acct_1", "tokens"): total})
+
+
+def test_what_stripe_cannot_take_is_held_and_blocks_nothing(way: "Way") -> None:
+    """16 digits are held for a human; the lane's next unit goes."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use("1234567890123456")
+    way.forward(forwarder)
+    way.use(5)
+    way.forward_all(forwarder)
+    assert way.states() == [("held", "1234567890123456"), ("accepted", "5")]
+    assert "16 digits" in (way.units()[0].reason or "")
+    assert way.applied() == {("acct_1", "tokens"): "5"}
+
+
+def test_a_refused_unit_is_quarantined_and_blocks_nothing(way: "Way") -> None:
+    """Without a meter the unit waits for a human with Stripe's words; once there is one, the
+    next unit goes.
+    """
+    way.emulator.seed([{"account_id": "acct_1"}])
+    forwarder = way.forwarder()
+    way.use(5)
+    way.forward(forwarder)
+    way.emulator.seed([], ["tokens"])
+    assert forwarder.refresh() == 1
+    way.use(6)
+    way.forward(forwarder)
+    assert way.states() == [("quarantined", "5"), ("accepted", "6")]
+    assert "No active meter found" in (way.units()[0].reason or "")
+
+
+def test_the_payload_follows_the_meter(way: "Way", sdk: stripe_sdk.StripeClient) -> None:
+    """A meter with payload keys of its own gets them."""
+    way.emulator.seed([{"account_id": "acct_1"}])
+    params: Any = {
+        "display_name": "Tokens",
+        "event_name": "tokens",
+        "default_aggregation": {"formula": "sum"},
+        "customer_mapping": {"type": "by_id", "event_payload_key": "payer"},
+        "value_settings": {"event_payload_key": "amount"},
+    }
+    sdk.v1.billing.meters.create(params)
+    way.use(5)
+    way.forward(way.forwarder())
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
+def test_calls_are_paced(way: "Way") -> None:
+    """No more meter events begin each second than allowed, whatever is waiting."""
+    names = [f"acct_{number}" for number in range(6)]
+    way.emulator.seed([{"account_id": name} for name in names], ["tokens"])
+    now, slept = [1_000.0], list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    forwarder = way.forwarder(calls_per_s=2, concurrency=2, clock=lambda: now[0], sleep=sleep)
+    for name in names:
+        way.use(1, customer=name)
+    way.forward(forwarder)
+    assert sum(slept) == pytest.approx((6 - 2) / 2)
+    assert way.applied() == {(name, "tokens"): "1" for name in names}
+
+
+def test_exact_beyond_binary_floats(way: "Way") -> None:
+    """Ten times 0.1 is 1, at Stripe too."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    way.use(*["0.1"] * 10)
+    with way.forwarder() as forwarder:
+        way.forward_all(forwarder)
+    assert Decimal(way.applied()["acct_1", "tokens"]) == 1
