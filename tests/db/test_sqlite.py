@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from usageflow.db import sqlite
 from usageflow.db.session import Database
 from usageflow.db.sqlite import SqliteFile
 from usageflow.errors import DatabaseError
@@ -74,10 +75,10 @@ def test_the_write_lock_is_held_until_after_the_commit(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_second_server_is_refused(url: str, database: Database) -> None:
+def test_a_second_server_is_refused(url: str) -> None:
     """The message names the process that serves the file and the way out; it is free afterwards."""
-    database.claim_server()
-    second = Database.open(url)
+    first, second = Database.open(url), Database.open(url)
+    first.claim_server()
     with pytest.raises(
         DatabaseError,
         match=rf"^usageflow\.db is already served by process {os.getpid()}; one SQLite file serves "
@@ -85,10 +86,9 @@ def test_a_second_server_is_refused(url: str, database: Database) -> None:
     ):
         second.claim_server()
     write_many(url, "keys", 1)
-    database.close()
+    first.close()
     second.claim_server()
     second.close()
-    database._file = None  # it is closed already
 
 
 def test_the_writing_connection_is_durable_and_readers_cannot_write(database: Database) -> None:
@@ -117,3 +117,17 @@ def test_the_lock_files_are_private(database: Database, tmp_path: Path) -> None:
     database.claim_server()
     for suffix in ("write", "lock"):
         assert (tmp_path / f"usageflow.db.{suffix}").stat().st_mode & 0o777 == 0o600
+
+
+def test_readers_beyond_the_pool_are_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no connection becomes free in time, the error is one the caller can handle."""
+    monkeypatch.setattr(sqlite, "READERS_MAX", 1)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_S", 0.01)
+    database = Database.open(url)
+    count = text("SELECT count(*) FROM organization")
+    with database.reading() as first:
+        first.session.scalar(count)
+        refused = pytest.raises(DatabaseError, match="no connection became free in time")
+        with refused, database.reading() as second:
+            second.session.scalar(count)
+    database.close()

@@ -7,12 +7,11 @@ timestamptz. Nothing here knows a table.
 
 import decimal
 import sqlite3
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, ColumnElement, DateTime, Dialect, Integer, Numeric, Text
+from sqlalchemy import BigInteger, DateTime, Dialect, Integer, Numeric, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -111,7 +110,7 @@ def _add_on_sqlite(element: decimal_add, compiler: SQLCompiler, **kw: Any) -> st
 
 @compiles(decimal_add, "postgresql")
 def _add_on_postgresql(element: decimal_add, compiler: SQLCompiler, **kw: Any) -> str:
-    left, right = _operands(element.clauses)
+    left, right = element.clauses
     return f"({compiler.process(left, **kw)} + {compiler.process(right, **kw)})"
 
 
@@ -123,10 +122,6 @@ def _sum_on_sqlite(element: decimal_sum, compiler: SQLCompiler, **kw: Any) -> st
 @compiles(decimal_sum, "postgresql")
 def _sum_on_postgresql(element: decimal_sum, compiler: SQLCompiler, **kw: Any) -> str:
     return f"sum({compiler.process(element.clauses, **kw)})"
-
-
-def _operands(clauses: Iterable[ColumnElement[Any]]) -> list[ColumnElement[Any]]:
-    return list(clauses)
 
 
 class _DecimalSum:

@@ -13,7 +13,15 @@ from typing import Final, Literal, Self
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+)
+from sqlalchemy.exc import (
+    TimeoutError as PoolTimeout,
+)
 from sqlmodel import Session
 
 from usageflow.db.sqlite import SqliteFile
@@ -189,6 +197,8 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (OperationalError, InterfaceError) as error:
         raise DatabaseError(f"{name}: {_first_line(error)}") from error
+    except PoolTimeout as error:
+        raise DatabaseError(f"{name}: no connection became free in time") from error
     except DBAPIError as error:
         if not error.connection_invalidated and "file is not a database" not in str(error.orig):
             raise

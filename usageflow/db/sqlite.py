@@ -22,7 +22,7 @@ from usageflow.db.exact import register
 from usageflow.errors import DatabaseError
 
 BUSY_TIMEOUT_S: Final = 30.0
-"""Longest wait for a foreign program (such as a backup) that locks the file."""
+"""Longest wait for a connection, or for a foreign program (such as a backup) to unlock the file."""
 READERS_MAX: Final = 16
 """Reading connections of one process; readers beyond it wait."""
 
@@ -110,6 +110,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], begin: str, *, connection
         poolclass=QueuePool,
         pool_size=connections,
         max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT_S,
     )
 
     @event.listens_for(engine, "begin")
