@@ -21,7 +21,7 @@ class Reason:
 
 
 def plain(number: Decimal) -> Decimal:
-    """The same number without exponent and without the sign of zero: 1E+3 is 1000, -0 is 0.
+    """The same number, not negative, with its digits written out: 1E+3 is 1000, -0 is 0.
 
     For numbers that `usageflow.events.quantity_problem` accepts; others may have 10^18 digits.
     """

@@ -24,6 +24,7 @@ _TABLES: Final = ("policy", "metric")
 _VERSION_DIGITS: Final = 12
 _HEADER = re.compile(r"\s*\[\[\s*(policy|metric)\s*\]\]")
 _SUBTABLE = re.compile(r"""\s*\[{1,2}\s*(?:policy|metric)\s*\.\s*["']?([\w-]+)""")
+_OTHER_TABLE = re.compile(r"""\s*\[{1,2}\s*["']?([\w-]+)""")
 _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*[=.]""")
 _PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
@@ -150,16 +151,18 @@ class _Places:
     def __init__(self, text: str) -> None:
         self._top: dict[str, int] = {}
         self._tables: dict[str, list[dict[str, int]]] = {kind: [] for kind in _TABLES}
-        keys = self._top
+        table = keys = self._top
         for number, line in _lines_outside_strings(text):
             if header := _HEADER.match(line):
-                keys = {"": number}
+                table = keys = {"": number}
                 self._top.setdefault(header[1], number)
-                self._tables[header[1]].append(keys)
+                self._tables[header[1]].append(table)
             elif subtable := _SUBTABLE.match(line):
-                keys.setdefault(subtable[1], number)
-            elif other := re.match(r"""\s*\[+\s*["']?([\w-]+)""", line):
+                table.setdefault(subtable[1], number)
+                keys = {}  # what follows belongs to the subtable
+            elif other := _OTHER_TABLE.match(line):
                 self._top.setdefault(other[1], number)
+                keys = {}
             elif key := _KEY.match(line):
                 keys.setdefault(key[1], number)
 

@@ -7,7 +7,7 @@ it meets what `engine` compiled from them. Says nothing about how anything is fo
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Final, Literal, Self, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,8 @@ from pydantic import (
     Field,
     PlainValidator,
     StringConstraints,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
 from usageflow.events import quantity_problem
@@ -223,17 +224,20 @@ class Policy(_Model):
         """`match`, parsed."""
         return tuple(map(parse_route, self.match))
 
-    @model_validator(mode="after")
-    def _path_sources_are_in_every_template(self) -> Self:
-        wanted = [source.name for source in self.identify if isinstance(source, PathSource)]
-        for route in self.routes if wanted else ():
+    @field_validator("identify")
+    @classmethod
+    def _path_sources_are_in_every_template(
+        cls, identify: tuple[Source, ...], info: ValidationInfo
+    ) -> tuple[Source, ...]:
+        wanted = [source.name for source in identify if isinstance(source, PathSource)]
+        # Without a valid `match` that error is enough.
+        for text in info.data.get("match", ()) if wanted else ():
+            template = parse_route(text).template
             for name in wanted:
-                if name not in route.template.parameters:
-                    raise ValueError(
-                        f'identify: the path "{route.template.text}" has no parameter "{name}"'
-                        f"{did_you_mean(name, route.template.parameters)}"
-                    )
-        return self
+                if name not in template.parameters:
+                    hint = did_you_mean(name, template.parameters)
+                    raise ValueError(f'the path "{template.text}" has no parameter "{name}"{hint}')
+        return identify
 
 
 class Metric(_Model):

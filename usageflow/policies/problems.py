@@ -15,7 +15,12 @@ _SOURCES = {
     get_args(model.model_fields["from_"].annotation)[0]: model
     for model in get_args(get_args(Source)[0])
 }
-_TYPES = {"tuple_type": "a list", "string_type": "text", "model_type": "a table"}
+_TYPES = {
+    "tuple_type": "a list",
+    "string_type": "text",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
 """TOML's words for pydantic's."""
 
 

@@ -73,16 +73,16 @@ class Route:
 
 def parse_route(text: str) -> Route:
     """Read `METHOD /template`. Raises ValueError with what is wrong and how to write it."""
-    method, _, template = text.strip().partition(" ")
-    if method.startswith("/"):
-        raise ValueError(f'"{text}" has no method: write "GET {method}" or "ANY {method}"')
-    return Route(text, _methods(method), parse_template(template.strip()))
+    methods, slash, rest = text.partition("/")
+    if not methods.strip():
+        raise ValueError(f'"{text}" has no method: write "GET {text}" or "ANY {text}"')
+    if not slash:
+        raise ValueError(f'"{text}" has no path: write METHOD /path, such as POST /v1/chat')
+    return Route(text, _methods(methods), parse_template(slash + rest.rstrip(" ")))
 
 
 def parse_template(text: str) -> Template:
-    """Read a path template. Raises ValueError with what is wrong."""
-    if not text.startswith("/"):
-        raise ValueError(f'the path "{text}" does not start with "/"')
+    """Read a path template, which starts with "/". Raises ValueError with what is wrong."""
     if len(text) > TEMPLATE_CHARS_MAX:
         raise ValueError(f"the path has {len(text)} characters; at most {TEMPLATE_CHARS_MAX}")
     if "//" in text:
