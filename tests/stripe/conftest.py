@@ -85,14 +85,17 @@ class Way:
             self.organization_id = default_organization(tx)
             self.account_id = accounts.ensure_own(tx, self.organization_id, livemode=False)
 
-    def forwarder(self, gateway: StripeGateway | None = None, **options: Any) -> Forwarder:
+    def forwarder(
+        self, gateway: StripeGateway | None = None, *, refreshed: bool = True, **options: Any
+    ) -> Forwarder:
         """One more forwarder, which knows the meters."""
         limits = {"timeout_s": 5, "calls_per_s": 1_000, "concurrency": 4, "resend_s_max": 72_000}
         made = Forwarder(
             self.database, self.account_id, gateway or self.gateway, **{**limits, **options}
         )
         self.forwarders.append(made)
-        made.refresh()
+        if refreshed:
+            made.refresh()
         return made
 
     def use(self, *quantities: str | int, customer: str = "acct_1", **changes: Any) -> None:

@@ -353,6 +353,20 @@ def test_a_refused_unit_is_quarantined_and_blocks_nothing(way: "Way") -> None:
     assert "No active meter found" in (way.units()[0].reason or "")
 
 
+def test_nothing_is_sent_before_the_meters_are_known(way: "Way") -> None:
+    """While the list cannot be read, usage waits: a meter may have keys or rules of its own."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder(refreshed=False)
+    way.use(5)
+    way.emulator.fault("status", route="GET /v1/billing/meters", status=500)
+    with pytest.raises(DeliveryError):
+        forwarder.refresh()
+    assert forwarder.forward_once() == 0
+    assert forwarder.refresh() == 1
+    way.forward_all(forwarder)
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
+
+
 def test_the_payload_follows_the_meter(way: "Way", sdk: stripe_sdk.StripeClient) -> None:
     """A meter with payload keys of its own gets them."""
     way.emulator.seed([{"account_id": "acct_1"}])

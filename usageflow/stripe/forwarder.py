@@ -62,24 +62,28 @@ class Forwarder:
         self._sleep = sleep
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="usageflow-stripe")
         self._in_flight: set[Future[None]] = set()
-        self._meters: Mapping[str, Meter] = {}
+        self._meters: Mapping[str, Meter] | None = None
         self._swept: set[str] = set()
 
     def refresh(self) -> int:
         """List the meters again; how many there are. Raises DeliveryError."""
-        self._meters = meters.refresh(self._db, self._account_id, self._gateway)
-        return len(self._meters)
+        self._meters = found = meters.refresh(self._db, self._account_id, self._gateway)
+        return len(found)
 
     def forward_once(self) -> int:
         """Begin what may begin now; how many units are being sent or have just been settled.
 
-        0: nothing is due. Raises what a sender could not turn into a verdict, such as
+        0: nothing is due, or the meters have not been listed yet, so that it is not known what
+        they expect. Raises what a sender could not turn into a verdict, such as
         DatabaseError; its unit is found again when the lease ends.
         """
+        if self._meters is None:
+            return 0
         self._sweep()
         for claim in self._claim():
             self._sleep(self._bucket.take(self._clock()))
-            self._in_flight.add(self._pool.submit(self._deliver, claim))
+            meter = self._meters.get(claim.event_name, Meter(event_name=claim.event_name))
+            self._in_flight.add(self._pool.submit(self._deliver, claim, meter))
         busy = len(self._in_flight)
         done, self._in_flight = wait(self._in_flight, ANSWER_WAIT_S, FIRST_COMPLETED)
         for future in done:
@@ -133,18 +137,18 @@ class Forwarder:
                     return units.bind_customer(tx, claim, customer_id)
         return claim
 
-    def _deliver(self, claim: Claim) -> None:
+    def _deliver(self, claim: Claim, meter: Meter) -> None:
         """Bring one claimed unit to a verdict, and settle it."""
-        verdict = self._attempt(claim)
+        verdict = self._attempt(claim, meter)
         with self._db.transaction() as tx:
             units.settle(tx, claim, verdict)
 
-    def _attempt(self, claim: Claim) -> Verdict:
+    def _attempt(self, claim: Claim, meter: Meter) -> Verdict:
         customer = claim.stripe_customer_id or self._looked_up(claim)
         if not isinstance(customer, str):
             return customer
         event = meter_event(
-            self._meters.get(claim.event_name, Meter(event_name=claim.event_name)),
+            meter,
             customer=customer,
             quantity=claim.quantity,
             identifier=claim.identifier,
