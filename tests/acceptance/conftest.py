@@ -208,6 +208,18 @@ class Stack:
         url = f"{self.url('stripe')}/_emulator/seed"
         httpx.post(url, json=seed, headers=headers, timeout=60, trust_env=False).raise_for_status()
 
+    def break_stripe(self, *faults: dict[str, Any]) -> None:
+        """What happens to the next meter events, in this order."""
+        url = f"{self.url('stripe')}/_emulator/faults"
+        body = [{"route": "/v1/billing/meter_events"} | fault for fault in faults]
+        httpx.post(url, json=body, timeout=60, trust_env=False).raise_for_status()
+
+    def accepted(self) -> int:
+        """Units that the server knows to be applied."""
+        output = self.run("usage", "--json", "--no-stripe", "--database", self.database)
+        units: dict[str, int] = json.loads(output)["units"]
+        return units.get("accepted", 0) + units.get("settled", 0)
+
     def ledger(self) -> dict[str, Decimal]:
         """Customer -> quantity in the ledger."""
         output = self.run("usage", "--json", "--no-stripe", "--database", self.database)
