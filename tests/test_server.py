@@ -10,19 +10,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 
-from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.organizations import DEFAULT, default_organization, organization
 from usageflow.catalog.policies import current
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import ConfigurationError, DatabaseError
+from usageflow.events import Identity, UsageEvent, encode
+from usageflow.ledger.units import summary
 from usageflow.policies import Policy
 from usageflow.server import Server, listening_socket
+from usageflow.stripe.emulator.app import create_emulator
+from usageflow.stripe.emulator.remote import RemoteEmulator
+from usageflow.stripe.emulator.serve import running
 
 START_S_MAX = 30.0
 
@@ -50,6 +57,7 @@ class Serving(NamedTuple):
 
 
 Serve = Callable[..., Serving]
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def free_port() -> int:
@@ -66,13 +74,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+def command(tmp_path: Path) -> Command:
     """Run one command line to its end."""
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             [sys.executable, "-m", "usageflow", *arguments],
-            env=environment(tmp_path),
+            env=environment(tmp_path) | settings,
             capture_output=True,
             text=True,
             timeout=START_S_MAX,
@@ -129,7 +137,7 @@ def await_answer(serving: Serving) -> None:
 
 
 def test_it_serves_keys_made_while_it_runs_and_stops_cleanly(
-    serve: Serve, command: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    serve: Serve, command: Command, tmp_path: Path
 ) -> None:
     """Start with a policy file, make a key from another process, use it, stop: exit 0."""
     file = tmp_path / "policies.toml"
@@ -169,7 +177,7 @@ def test_a_second_server_on_the_same_file_is_refused(serve: Serve, tmp_path: Pat
 
 
 def test_a_taken_port_is_one_message(
-    command: Callable[..., "subprocess.CompletedProcess[str]"],
+    command: Command,
 ) -> None:
     """Before anything else is started, and with the way out."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -205,6 +213,153 @@ def test_kill_and_restart_on_the_same_file(serve: Serve) -> None:
     first.process.kill()
     first.process.wait()
     assert httpx.get(f"{serve().url}/readyz").status_code == 200
+
+
+# On the way to Stripe
+
+STRIPE_KEY = "sk_test_emulated"
+
+
+@pytest.fixture
+def stripe() -> Iterator[RemoteEmulator]:
+    """An emulator that knows one customer and one meter."""
+    with running(create_emulator(search_lag_s=0)) as url:
+        emulator = RemoteEmulator(url, STRIPE_KEY)
+        emulator.seed([{"account_id": "acct_42"}], ["calls"])
+        yield emulator
+
+
+def stripe_settings(emulator: RemoteEmulator) -> dict[str, str]:
+    """The environment of a server that forwards to the emulator."""
+    return {"USAGEFLOW_STRIPE_API_KEY": STRIPE_KEY, "USAGEFLOW_STRIPE_API_BASE": emulator.url}
+
+
+def record(serving: Serving, secret: str, *ids: str) -> None:
+    """Hand the server one event of quantity 1.5 for each id."""
+    lines = [
+        encode(
+            UsageEvent(
+                id=event_id,
+                policy="calls",
+                policy_version="1",
+                metric="API_CALL",
+                identity=Identity("account_id", "acct_42"),
+                quantity=Decimal("1.5"),
+                occurred_at=datetime.now(UTC),
+                state="counted",
+                event_name="calls",
+            )
+        )
+        for event_id in ids
+    ]
+    answer = httpx.post(
+        f"{serving.url}/api/edge/events",
+        headers={"x-usageflow-api-key": secret},
+        content=b"\n".join(lines),
+    )
+    assert {item["status"] for item in answer.json()["results"]} == {"accepted"}
+
+
+def await_true(condition: Callable[[], bool], *, within_s: float) -> None:
+    """Until it is so; fails if it takes too long."""
+    deadline_s = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def secret_of(command: Command) -> str:
+    """A key of an edge."""
+    return command("keys", "create", "--name", "e", "--scope", "usage.write").stdout.strip()
+
+
+def test_usage_reaches_stripe_also_from_before_it_was_connected(
+    serve: Serve, command: Command, stripe: RemoteEmulator
+) -> None:
+    """What was recorded without a key is sent once there is one; `usage` shows both sides."""
+    first = serve()
+    secret = secret_of(command)
+    record(first, secret, "a", "b")
+    assert first.stop() == 0
+    second = serve(**stripe_settings(stripe))
+    assert "forwarding to Stripe in test mode, 0 units waiting" in "".join(second.log)
+    applied = ("acct_42", "calls")
+    await_true(lambda: stripe.applied("account_id").get(applied) == Decimal(3), within_s=30)
+    record(second, secret, "c")
+    await_true(lambda: stripe.applied("account_id")[applied] == Decimal("4.5"), within_s=30)
+    assert second.stop() == 0
+    shown = json.loads(command("usage", "--json", **stripe_settings(stripe)).stdout)["usage"]
+    assert sum(row["quantity"] for row in shown) == 4.5
+    assert [part["applied"] for row in shown for part in row["stripe"]] == [
+        row["quantity"] for row in shown
+    ]
+    table = command("usage", **stripe_settings(stripe)).stdout.splitlines()
+    assert table[2].split()[-1] == table[2].split()[-2] == table[2].split()[4]
+
+
+def test_usage_without_an_answer_of_stripe_is_still_shown(
+    serve: Serve, command: Command, stripe: RemoteEmulator
+) -> None:
+    """`applied` is null and the reason is on stderr; without asking there is no reason."""
+    serving = serve(**stripe_settings(stripe))
+    record(serving, secret_of(command), "a")
+    await_true(lambda: bool(stripe.applied("account_id")), within_s=30)
+    away = stripe_settings(stripe) | {"USAGEFLOW_STRIPE_API_BASE": "http://127.0.0.1:1"}
+    for options, reason in (((), "what Stripe has is not known"), (("--no-stripe",), "")):
+        shown = command("usage", "--json", *options, **away)
+        assert shown.returncode == 0
+        (row,) = json.loads(shown.stdout)["usage"]
+        assert [part["applied"] for part in row["stripe"]] == [None]
+        assert reason in shown.stderr
+        assert bool(reason) == bool(shown.stderr)
+
+
+def test_a_killed_server_goes_on_at_once_and_counts_nothing_twice(
+    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
+) -> None:
+    """Kill -9 in the middle of a call that Stripe commits: the next start waits for no lease."""
+    first = serve(**stripe_settings(stripe))
+    stripe.fault("slow", seconds=2)
+    record(first, secret_of(command), "a")
+    await_true(lambda: stripe.state()["faults"] == [], within_s=30)
+    first.process.kill()
+    first.process.wait()
+    serve(**stripe_settings(stripe))
+
+    def settled() -> bool:
+        with closing(Database.open(settings_for(tmp_path).database)) as db, db.reading() as tx:
+            return summary(tx, organization(tx, DEFAULT) or "") == {"accepted": 1}
+
+    await_true(settled, within_s=40)  # a lease lasts 80 s
+    assert stripe.applied("account_id") == {("acct_42", "calls"): Decimal("1.5")}
+
+
+def test_a_key_that_stripe_refuses_is_told_in_the_log(
+    serve: Serve, command: Command, stripe: RemoteEmulator
+) -> None:
+    """Nothing is burnt: the usage waits, the log says why, and the next start sends it."""
+    first = serve(**stripe_settings(stripe))
+    stripe.fault("status", status=401)
+    record(first, secret_of(command), "a")
+    await_true(
+        lambda: "usage waits until a start with a good key" in "".join(first.log), within_s=10
+    )
+    assert stripe.applied("account_id") == {}
+    assert first.stop() == 0
+    serve(**stripe_settings(stripe))
+    await_true(lambda: bool(stripe.applied("account_id")), within_s=30)
+
+
+def test_one_database_is_for_one_mode(
+    serve: Serve, command: Command, stripe: RemoteEmulator
+) -> None:
+    """A live key on a database of test mode: refused at start, in words."""
+    assert serve(**stripe_settings(stripe)).stop() == 0
+    live = stripe_settings(stripe) | {"USAGEFLOW_STRIPE_API_KEY": "sk_live_other"}
+    ended = command("serve", "--port", str(free_port()), **live)
+    assert ended.returncode == 1
+    assert "use a database of its own for each mode" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 # Without a process
@@ -246,6 +401,16 @@ def test_policies_given_at_start_replace_those_in_use(tmp_path: Path) -> None:
     with Server(settings, policies=[]):
         pass
     assert in_use(settings) == []
+
+
+@pytest.mark.postgres
+def test_several_servers_share_one_postgresql(postgres: Any) -> None:
+    """Nothing is claimed there: a second server starts, and takes no lease from the first."""
+    url = postgres.create(migrated=False)
+    settings = Settings(database=url)
+    with Server(settings), Server(settings):
+        assert in_use(settings) == []
+    postgres.drop(url)
 
 
 def in_use(settings: Settings) -> list[str]:

@@ -43,7 +43,7 @@ _EXTRAS: Final = {
 """Which extra brings a package that a command may find missing."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line (default: the process's) and exit with its status."""
     try:
         app(arguments, prog_name="usageflow")
@@ -54,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if package not in _EXTRAS:
             raise
         _fail(f"this needs {package}: pip install 'usageflow[{_EXTRAS[package]}]'")
-    sys.exit(0)
 
 
 def _fail(message: str) -> NoReturn:
