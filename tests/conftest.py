@@ -23,6 +23,9 @@ class PostgresServer:
     def __init__(self, url: str) -> None:
         self.url = make_url(url).set(drivername="postgresql+psycopg")
         self._engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            self._run(f"ALTER SYSTEM SET {setting} = off")  # a test survives no power loss anyway
+        self._run("SELECT pg_reload_conf()")
         self._run("CREATE DATABASE template_usageflow")
         template = Database.open(self._named("template_usageflow"))
         template.migrate()
@@ -38,7 +41,8 @@ class PostgresServer:
     def create(self, *, migrated: bool = True) -> str:
         """The URL of a new database."""
         name = f"test_{next(_count)}"
-        self._run(f"CREATE DATABASE {name}{' TEMPLATE template_usageflow' if migrated else ''}")
+        template = "template_usageflow" if migrated else "template1"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self._named(name)
 
     def drop(self, url: str) -> None:
