@@ -1,6 +1,7 @@
 """Bodies to lines: encodings, limits, and what is refused."""
 
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -32,7 +33,11 @@ def test_a_gzip_bomb_is_never_unpacked() -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     megabyte = bytes(1_048_576)
     bomb = b"".join(packer.compress(megabyte) for _ in range(256)) + packer.flush()
+    tracemalloc.start()
     refused = decoded(bomb, "gzip", bytes_max=1_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 1_000_000
     assert isinstance(refused, Problem)
     assert refused.status == 413
     assert "1000 bytes" in refused.message
