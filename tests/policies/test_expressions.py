@@ -109,6 +109,7 @@ def test_a_document_that_is_too_deep_is_a_reason() -> None:
         ("to_string([@,@])|" * 40 + "@", "x"),
         ("map(&map(&map(&[@,@],@),@),@)", [[[1] * 40] * 40] * 40),
         ("join(to_string(@), @)", ["x" * 10] * 20_000),
+        ("[*][*][*]", [[[1] * 60] * 60] * 60),
     ],
 )
 def test_an_expression_cannot_keep_the_processor(text: str, document: Any) -> None:

@@ -111,6 +111,8 @@ def test_sources_may_be_tables_of_their_own() -> None:
         '8: policy "chat" (#1): identify: the path "/v1/chat" has no parameter "x"'
     ]
     assert problems(text.replace("path", "header")) == []
+    nameless = text.replace('name     = "chat"', "")
+    assert problems(nameless)[0] == "1: policy (#1): name: is required"
 
 
 def test_a_policy_names_a_declared_metric() -> None:

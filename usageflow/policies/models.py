@@ -135,7 +135,7 @@ def _when(value: object) -> str | tuple[int, ...]:
 
 
 def _is_status(value: object) -> bool:
-    return type(value) is int and 100 <= value <= 599  # noqa: PLR2004 - RFC 9110, section 15
+    return isinstance(value, int) and 100 <= value <= 599  # noqa: PLR2004 - RFC 9110, section 15
 
 
 def _on_missing(value: object) -> str | Decimal:
@@ -192,7 +192,17 @@ Source: TypeAlias = Annotated[
 class Policy(_Model):
     """Which requests, whose they are, how much, and under which metric and Stripe event name.
 
-    The fields are explained in docs/policies.md. `quantity` and `on_missing` hold exact Decimals.
+    - `match`: routes (`METHOD /template`) whose requests it concerns
+    - `identify`: where the caller's identity is found; the first source that yields wins
+    - `field`: what that identity is called, and the customer's metadata field at Stripe
+    - `quantity`: an exact number, or JMESPath over {request, response}
+    - `event_name`: the Stripe meter's event name; None is not forwarded
+    - `when`: success (2xx, 3xx), any response, any request, or a list of statuses
+    - `on_missing`: an unmeasurable quantity goes to the inbox, is skipped, or is this number
+    - `on_abort`: an unfinished response counts as measured, in full, or not at all
+    - `on_ledger_failure`: open serves what cannot be recorded, closed refuses it
+    - `mode`: live, shadow (recorded, never billed), or off
+
     Raises pydantic.ValidationError; `problems.explain` puts it into words.
     """
 

@@ -253,10 +253,9 @@ def _collect(
     child = node.statics.get(segment)
     if child is not None:
         _collect(child, segments, index + 1, method, found)
-    if segment:
-        for _, accepts, child in node.branches:
-            if accepts(segment):
-                _collect(child, segments, index + 1, method, found)
+    for _, accepts, child in node.branches:
+        if accepts(segment):
+            _collect(child, segments, index + 1, method, found)
     if node.rest is not None and (segment or index + 1 < len(segments)):
         _add(node.rest, method, found)
     if node.path is not None:
