@@ -102,8 +102,8 @@ class Settings:
     stripe_timeout_s: float = _setting(20.0, "longest wait for one answer of Stripe")
     stripe_calls_per_s: float = _setting(
         80.0,
-        "meter events sent per second; Stripe permits 100 in all through Connect, 1,000 with an own live "
-        "key, 25 in a sandbox",
+        "meter events sent per second; Stripe permits 100 in all through Connect, 1,000 with an "
+        "own live key, 25 in a sandbox",
     )
     stripe_concurrency: int = _setting(8, "calls in flight in all; per lane it is always one")
     stripe_resend_s_max: float = _setting(
@@ -132,7 +132,9 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
-        """The settings of `environ` (default: the process's), with what is `given` and not None on top.
+        """The settings of `environ` (default: the process's), with what is `given` on top.
+
+        A given None counts as not given.
 
         Raises ConfigurationError naming the variable and the accepted values.
         """

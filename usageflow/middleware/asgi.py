@@ -9,6 +9,7 @@ no buffering per request.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -120,12 +121,11 @@ class UsageFlowMiddleware:
             exchange.received(message)
             return message
 
-        async def send_held(message: Message) -> None:
-            if exchange.sends(message):
-                hold = self._settle(match, exchange, started_s)
-                if hold is not None:
-                    await hold
-            await send(message)
+        def send_held(message: Message) -> Awaitable[None]:
+            if not exchange.sends(message):
+                return send(message)  # the server's own awaitable: passing costs no coroutine
+            hold = self._settle(match, exchange, started_s)
+            return send(message) if hold is None else _send_after(hold, send, message)
 
         try:
             await self._app(scope, receive_observed, send_held)
@@ -217,6 +217,11 @@ def _route_path(scope: Scope) -> str:
     if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
         return path[len(root) :]
     return path
+
+
+async def _send_after(hold: Hold, send: Send, message: Message) -> None:
+    await hold
+    await send(message)
 
 
 async def _refuse(send: Send) -> None:

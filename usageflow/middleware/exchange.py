@@ -14,6 +14,7 @@ from usageflow.policies import Body, Match
 
 NOT_READ: Final = "the app did not read the request body"
 _BODILESS: Final = frozenset((204, 304))
+_CONTENT_LENGTH_CHARS: Final = len(b"content-length")
 
 
 class Exchange:
@@ -70,10 +71,10 @@ class Exchange:
         if self.complete:
             return False
         kind = message["type"]
-        if kind == "http.response.body":
-            self.complete = self._body(message)
-        elif kind == "http.response.start":
+        if kind == "http.response.start":
             self.complete = self._start(message)
+        elif kind == "http.response.body":
+            self.complete = self._body(message)
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
             self.response_body.problem = "the app sent a file by its path; its bytes were not seen"
             self.complete = not message.get("more_body", False)
@@ -110,7 +111,7 @@ class Exchange:
             self.response_body.problem = "the response has no body"
             return not self._trailers
         for name, value in headers:
-            if len(name) == len(b"content-length") and name.lower() == b"content-length":
+            if len(name) == _CONTENT_LENGTH_CHARS and name.lower() == b"content-length":
                 self._content_length = int(value) if value.isdigit() else None
         return self._content_length == 0
 
