@@ -6,12 +6,13 @@ app pays only for the rooms it touches.
 
 from typing import TYPE_CHECKING, Any
 
+from usageflow._version import __version__
+
 if TYPE_CHECKING:
     from usageflow.events import UsageEvent
     from usageflow.middleware import UsageFlowMiddleware
     from usageflow.policies import Policy
 
-__version__ = "0.1.0"
 __all__ = ["Policy", "UsageEvent", "UsageFlowMiddleware", "__version__"]
 
 _HOMES = {

@@ -108,6 +108,8 @@ def test_a_template_matches_nothing_else(route: str, method: str, path: str) -> 
     ("route", "message"),
     [
         ("/a", "has no method"),
+        ("v1/chat", "has no space before the path"),
+        ("POST/v1/chat", "has no space before the path"),
         ("", "has no method"),
         ("POST", "has no path"),
         ("POST a", "has no path"),

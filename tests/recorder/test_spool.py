@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import uuid_utils
 
+from usageflow.config import Settings
 from usageflow.errors import SpoolError
+from usageflow.events import EVENT_BYTES_MAX
+from usageflow.recorder import spool as spool_module
 from usageflow.recorder.spool import (
+    ROW_EVENTS_MAX,
     Block,
     Spool,
     SpoolLock,
@@ -71,6 +75,20 @@ def test_read_takes_at_least_one_row_and_at_most_the_bound(tmp_path: Path) -> No
     assert [row.seq for row in spool.read(3)] == [1]
     assert [row.seq for row in spool.read(8)] == [1, 2]
     assert [row.seq for row in spool.read(8, after_seq=2)] == [3]
+    spool.close()
+
+
+def test_read_stays_below_what_the_server_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long events make fewer to a batch; one row always fits."""
+    assert Settings().ingest_bytes_max > ROW_EVENTS_MAX * EVENT_BYTES_MAX
+    monkeypatch.setattr(spool_module, "READ_BYTES_MAX", 250)
+    spool = Spool.create(tmp_path)
+    for size in (300, 100, 100, 100):
+        spool.write([Block(1, b"x" * size)])
+    assert [row.seq for row in spool.read(100)] == [1]
+    assert [row.seq for row in spool.read(100, after_seq=1)] == [2, 3]
     spool.close()
 
 

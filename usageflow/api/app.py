@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-import usageflow
+from usageflow._version import __version__
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.problems import Problem, json_response
 from usageflow.config import Settings
@@ -58,7 +58,7 @@ async def _about(_: Request) -> Response:
     return json_response(
         {
             "product": "UsageFlow",
-            "version": usageflow.__version__,
+            "version": __version__,
             "links": {
                 "health": "/healthz",
                 "readiness": "/readyz",

@@ -10,7 +10,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-import usageflow
+from usageflow._version import __version__
 from usageflow.cli import demo, emulator, keys, migrate, policies, proxy, serve, spool, usage
 from usageflow.errors import UsageFlowError
 
@@ -63,7 +63,7 @@ def _fail(message: str) -> NoReturn:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"usageflow {usageflow.__version__}")
+        print(f"usageflow {__version__}")
         raise typer.Exit
 
 

@@ -78,7 +78,11 @@ def parse_route(text: str) -> Route:
         raise ValueError(f'"{text}" has no method: write "GET {text}" or "ANY {text}"')
     if not slash:
         raise ValueError(f'"{text}" has no path: write METHOD /path, such as POST /v1/chat')
-    return Route(text, _methods(methods), parse_template(slash + rest.rstrip(" ")))
+    wanted = _methods(methods)
+    if not methods[-1].isspace():
+        # `v1/chat` is a forgotten slash, not the method V1; it would never match anything.
+        raise ValueError(f'"{text}" has no space before the path: write "POST /{text}"')
+    return Route(text, wanted, parse_template(slash + rest.rstrip(" ")))
 
 
 def parse_template(text: str) -> Template:
@@ -173,9 +177,10 @@ class _Ends(Generic[Value, Plan]):
 class _Node(Generic[Value, Plan]):
     """One place in the tree of segments. `branches` are tried in order after `statics`."""
 
-    __slots__ = ("branches", "here", "path", "rest", "statics")
+    __slots__ = ("branches", "here", "only_statics", "path", "rest", "statics")
 
     def __init__(self) -> None:
+        self.only_statics = True
         self.statics: dict[str, _Node[Value, Plan]] = {}
         self.branches: list[tuple[str, Callable[[str], object], _Node[Value, Plan]]] = []
         self.here: _Ends[Value, Plan] | None = None
@@ -189,6 +194,7 @@ class _Node(Generic[Value, Plan]):
             if known == kind:
                 return node
         node = _Node()
+        self.only_statics = False
         self.branches.append((kind, _ACCEPTS[kind], node))
         self.branches.sort(key=lambda branch: _BRANCHES.index(branch[0]))
         return node
@@ -232,9 +238,11 @@ class Router(Generic[Value, Plan]):
         node = self._root
         for kind, text in template.shape:
             if kind == "rest":
+                node.only_statics = False
                 node.rest = node.rest or _Ends()
                 return node.rest
             if kind == "path":
+                node.only_statics = False
                 node.path = node.path or _Ends()
                 return node.path
             node = node.child(kind, text)
@@ -245,7 +253,14 @@ class Router(Generic[Value, Plan]):
 def _collect(
     node: _Node[Value, Plan], segments: list[str], index: int, method: str, found: list[Plan]
 ) -> None:
-    if index == len(segments):
+    last = len(segments)
+    while index < last and node.only_statics:  # most of a path, without a call per segment
+        child = node.statics.get(segments[index])
+        if child is None:
+            return
+        node = child
+        index += 1
+    if index == last:
         if node.here is not None:
             _add(node.here, method, found)
         return

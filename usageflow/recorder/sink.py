@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from usageflow import __version__
+from usageflow._version import __version__
 from usageflow.errors import ConfigurationError, DeliveryError
 
 API_KEY_HEADER: Final = "x-usageflow-api-key"

@@ -24,6 +24,9 @@ from usageflow.errors import SpoolError
 SUFFIX: Final = ".spool"
 ROW_EVENTS_MAX: Final = 500
 """Events in one row, so that one row always fits one request to the server."""
+READ_BYTES_MAX: Final = 4_194_304
+"""Bytes read at once, beyond one row: a batch stays below the server's `ingest_bytes_max`, which
+is more than a single row of the longest events can have (ROW_EVENTS_MAX * EVENT_BYTES_MAX)."""
 BUSY_TIMEOUT_S: Final = 5.0
 """Wait for a reader that is finishing its snapshot; nobody else ever writes."""
 
@@ -225,13 +228,17 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 def take(connection: sqlite3.Connection, events_max: int, after_seq: int = 0) -> list[Batch]:
-    """The oldest rows after `after_seq`: at most `events_max` events, but at least one row."""
+    """The oldest rows after `after_seq`: at least one, if there is one.
+
+    Further ones join it up to `events_max` events and READ_BYTES_MAX bytes.
+    """
     taken: list[Batch] = []
-    total = 0
+    events = size = 0
     try:
         for row in batches(connection, after_seq):
-            total += row.events
-            if taken and total > events_max:
+            events += row.events
+            size += len(row.lines)
+            if taken and (events > events_max or size > READ_BYTES_MAX):
                 break
             taken.append(row)
     except sqlite3.Error as error:
