@@ -131,6 +131,13 @@ def test_an_unknown_metric_is_created(ledger: "Ledger", line: "LineOf") -> None:
     assert [row.total for row in ledger.rows(UsageWindowRow)] == [2]
 
 
+def test_a_gap_makes_no_metric(ledger: "Ledger", line: "LineOf") -> None:
+    """Requests that were served before any policy was there belong to no metric."""
+    ledger.append(line(metric="(unknown)", state="gap", reason="no policies"))
+    assert ledger.rows(MetricRow) == []
+    assert [row.state for row in ledger.rows(UsageEventRow)] == ["gap"]
+
+
 def test_an_unknown_metric_waits_in_the_inbox(ledger: "Ledger", line: "LineOf") -> None:
     """With `inbox` the event is accepted, told apart, and counts nowhere; known ones do count."""
     ledger.append(line(metric="KNOWN"))

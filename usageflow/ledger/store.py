@@ -65,7 +65,9 @@ def _rows(
     tx: Tx, organization_id: str, events: Collection[UsageEvent], unknown_metric: UnknownMetric
 ) -> list[Values]:
     """The rows of these events; their customers and metrics exist afterwards."""
-    unknown = _unknown_metrics(tx, organization_id, {event.metric for event in events})
+    # A gap may belong to no policy, so it makes no metric; it is a row for a human.
+    named = {event.metric for event in events if event.state != "gap"}
+    unknown = _unknown_metrics(tx, organization_id, named)
     barred = unknown if unknown_metric == "inbox" else set()
     rows = [_row(tx, organization_id, event, barred) for event in events]
     payers = customers.resolve(
