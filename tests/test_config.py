@@ -1,0 +1,146 @@
+"""Settings: where a value comes from, and every value that is refused."""
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from usageflow.config import Settings, variable
+from usageflow.errors import ConfigurationError
+
+HINTS = get_type_hints(Settings)
+NAMES = [item.name for item in fields(Settings)]
+NUMBERS = [name for name in NAMES if HINTS[name] in (int, float)]
+CHOICES = {
+    name: [choice for choice in get_args(HINTS[name]) if isinstance(choice, str)] for name in NAMES
+}
+KEY = {"USAGEFLOW_API_KEY": "uf_live_0"}
+"""What lets `server` be set as well."""
+
+
+def example(name: str) -> tuple[str, Any]:
+    """A text of the environment for this field that is not its default, and what it means."""
+    if HINTS[name] is int:
+        return "7", 7
+    if HINTS[name] is float:
+        return "7.5", 7.5
+    text = CHOICES[name][-1] if CHOICES[name] else "text"
+    return text, text
+
+
+def test_the_defaults_are_the_settings_of_an_empty_environment() -> None:
+    """Nothing has to be set."""
+    assert Settings.read({}) == Settings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_field_has_its_variable(name: str) -> None:
+    """`USAGEFLOW_` and the name in capitals, read as what the field is."""
+    text, value = example(name)
+    read = getattr(Settings.read(KEY | {f"USAGEFLOW_{name.upper()}": text}), name)
+    assert (read, type(read)) == (value, type(value))
+    assert value != getattr(Settings(), name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_variable_counts_as_unset(name: str) -> None:
+    """`USAGEFLOW_PORT=` in a shell or a compose file leaves the default."""
+    assert Settings.read({variable(name): ""}) == Settings()
+
+
+def test_the_environment_of_the_process_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a mapping the process's own variables are read."""
+    monkeypatch.setenv("USAGEFLOW_SPOOL_DIR", "/var/lib/usageflow")
+    assert Settings.read().spool_path == Path("/var/lib/usageflow")
+
+
+def test_what_is_given_wins_over_the_environment() -> None:
+    """An argument, then the variable, then the default; None is no argument."""
+    environ = {"USAGEFLOW_PORT": "1", "USAGEFLOW_HOST": "::1"}
+    settings = Settings.read(environ, port=2, host=None)
+    assert (settings.port, settings.host) == (2, "::1")
+
+
+def test_a_path_may_be_given() -> None:
+    """The middleware takes paths; settings are text."""
+    settings = Settings.read({}, policies=Path("a") / "p.toml", spool_dir=Path("spool"))
+    assert (settings.policies, settings.spool_dir) == ("a/p.toml", "spool")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_must_be_one(name: str) -> None:
+    """The message names the variable, what it takes and what it was."""
+    kind = "a whole number" if HINTS[name] is int else "a number"
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.read({variable(name): "many"})
+    assert str(refused.value) == f"{variable(name)} must be {kind}, not 'many'"
+    assert refused.value.__suppress_context__
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if HINTS[name] is int])
+def test_a_whole_number_has_no_fraction(name: str) -> None:
+    """Half a port is a mistake, not port 0."""
+    with pytest.raises(ConfigurationError, match=r"a whole number, not '0\.5'"):
+        Settings.read({variable(name): "0.5"})
+
+
+@pytest.mark.parametrize("value", [0, -1])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_must_be_above_0(name: str, value: int) -> None:
+    """A limit of 0 would stop everything; it never means "no limit"."""
+    with pytest.raises(ConfigurationError, match=f"{variable(name)} must be above 0, not {value}"):
+        Settings.read({variable(name): str(value)})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if CHOICES[name]])
+def test_a_choice_is_one_of_its_words(name: str) -> None:
+    """From the environment and from an argument alike; the message lists the words."""
+    message = f"{variable(name)} must be one of {', '.join(CHOICES[name])}, not 'maybe'"
+    for environ, given in (({variable(name): "maybe"}, {}), ({}, {name: "maybe"})):
+        with pytest.raises(ConfigurationError) as refused:
+            Settings.read(environ, **given)
+        assert str(refused.value) == message
+
+
+def test_identifiers_are_not_resent_after_stripe_forgot_them() -> None:
+    """The limit is Stripe's 24 hours, exclusive."""
+    assert Settings(stripe_resend_s_max=86_399).stripe_resend_s_max == 86_399
+    with pytest.raises(ConfigurationError, match=r"RESEND_S_MAX .* below 86400"):
+        Settings(stripe_resend_s_max=86_400)
+
+
+def test_a_server_needs_a_key() -> None:
+    """The message says how to make one."""
+    with pytest.raises(ConfigurationError, match=r"usageflow keys create .* usage\.write"):
+        Settings.read({"USAGEFLOW_SERVER": "http://127.0.0.1:8787"})
+    assert Settings.read(KEY, server="http://127.0.0.1:8787").server == "http://127.0.0.1:8787"
+
+
+def test_a_copy_is_checked_as_well() -> None:
+    """`with_changes` leaves the original alone and refuses what construction refuses."""
+    before = Settings()
+    assert before.with_changes(port=1).port == 1
+    assert before.port == 8787
+    with pytest.raises(ConfigurationError, match="USAGEFLOW_PORT"):
+        before.with_changes(port=0)
+
+
+def test_settings_are_frozen() -> None:
+    """What was read at start stays."""
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_secrets_are_not_shown() -> None:
+    """A log of the settings holds no key and no database password."""
+    secret: dict[str, Any] = {
+        "api_key": "uf_live_S",
+        "stripe_api_key": "sk_S",
+        "database": "postgresql://u:S@h/d",
+    }
+    shown = repr(Settings(**secret))
+    assert "uf_live_S" not in shown
+    assert "sk_S" not in shown
+    assert ":S@" not in shown
+    assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()
