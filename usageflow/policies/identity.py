@@ -24,6 +24,8 @@ IdentityReader: TypeAlias = Callable[[Facts, Sequence[str]], str | Reason]
 def compile_identity(sources: Sequence[Source], template: Template) -> IdentityReader:
     """The first source that yields a value wins; if none does, one Reason names them all."""
     readers = [compile_source(source, template) for source in sources]
+    if len(readers) == 1:
+        return _only(readers[0])
 
     def read(facts: Facts, segments: Sequence[str]) -> str | Reason:
         reasons = []
@@ -33,6 +35,16 @@ def compile_identity(sources: Sequence[Source], template: Template) -> IdentityR
                 return value
             reasons.append(value.text)
         return Reason(f"no identity: {'; '.join(reasons)}")
+
+    return read
+
+
+def _only(reader: IdentityReader) -> IdentityReader:
+    """The usual case, without a loop."""
+
+    def read(facts: Facts, segments: Sequence[str]) -> str | Reason:
+        value = reader(facts, segments)
+        return Reason(f"no identity: {value.text}") if isinstance(value, Reason) else value
 
     return read
 
