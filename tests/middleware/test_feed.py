@@ -280,6 +280,28 @@ def test_a_forked_child_keeps_polling(
     os.close(write)
 
 
+def test_a_bug_in_a_source_does_not_end_the_feed(caplog: pytest.LogCaptureFixture) -> None:
+    """It is told once, and asked again."""
+
+    class Buggy:
+        asked = 0
+
+        def read(self) -> PolicySet | None:
+            self.asked += 1
+            if self.asked < 3:
+                raise RuntimeError("bug")
+            return PolicySet.build(policies("a"))
+
+        def close(self) -> None:
+            pass
+
+    subject = PollingFeed(Buggy(), 0.01, None)
+    for _ in range(3):
+        subject.poll()
+    assert matches(subject, "a")
+    assert caplog.text.count("not refreshed: RuntimeError") == 1
+
+
 def test_a_fixed_feed_never_changes() -> None:
     """For tests and for policies built in code."""
     subject = FixedFeed(PolicySet.build(policies("a")))

@@ -139,6 +139,13 @@ def test_a_server_that_is_no_url_is_told_at_start(url: str) -> None:
         Http(url, "key", timeout_s=5)
 
 
+@pytest.mark.parametrize("key", ["uf_live_\n", "uf_live_\u00e9", "a\0b"])
+def test_a_key_that_cannot_be_sent_is_told_at_start(key: str) -> None:
+    """A newline from a file or a copied accent; the key itself is not in the message."""
+    with pytest.raises(ConfigurationError, match="holds characters that no key has"):
+        Http("http://127.0.0.1:9", key, timeout_s=5)
+
+
 def test_https_verifies_certificates() -> None:
     """The default context of the standard library is used as it is."""
     connection = Http("https://usageflow.example", "key", timeout_s=5)

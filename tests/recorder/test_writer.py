@@ -66,6 +66,18 @@ def test_an_awaited_event_is_in_the_spool(
     assert asyncio.run(scenario())
 
 
+def test_a_directory_that_cannot_be_used_is_told_at_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the first request, and the disk counts as failing from then on."""
+    (tmp_path / "file").write_text("")
+    subject = Writer(tmp_path / "file" / "spool", queue_events_max=10, hold_timeout_s=5)
+    subject.start()
+    wait_for(lambda: not subject.healthy)
+    assert "cannot use the spool directory" in caplog.text
+    subject.stop(5)
+
+
 def test_what_arrives_during_a_commit_shares_the_next_one(
     writer: WriterFactory, event: EventFactory, tmp_path: Path
 ) -> None:

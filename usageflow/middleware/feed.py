@@ -99,14 +99,20 @@ class PollingFeed:
         try:
             policies = self._source.read()
         except (DeliveryError, ConfigurationError, OSError) as error:
-            if str(error) != self._complaint:
-                self._complaint = str(error)
-                log.error("policies are not refreshed: %s", error)  # noqa: TRY400 - told, not traced
+            self._complain(str(error), trace=None)
+            return
+        except Exception as error:  # noqa: BLE001 - our own fault; the thread must live
+            self._complain(repr(error), trace=error)
             return
         self._complaint = ""
         if policies is not None:
             self.current = policies
             self.loaded = True
+
+    def _complain(self, complaint: str, trace: Exception | None) -> None:
+        if complaint != self._complaint:
+            self._complaint = complaint
+            log.error("policies are not refreshed: %s", complaint, exc_info=trace)
 
     def _run(self) -> None:
         stop = self._stop

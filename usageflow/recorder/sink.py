@@ -51,6 +51,8 @@ class Http:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"server must be an http:// or https:// URL, not {server!r}")
+        if not api_key.isascii() or not api_key.isprintable():
+            raise ConfigurationError("the API key holds characters that no key has; copy it again")
         self._prefix = parts.path.rstrip("/")
         self._headers = {API_KEY_HEADER: api_key, "user-agent": f"usageflow/{__version__}"}
         self._connection: http.client.HTTPConnection = (

@@ -138,6 +138,10 @@ class Writer:
     # From here on: the writer's thread.
 
     def _run(self) -> None:
+        try:
+            self._usable_spool()  # a directory that cannot be used is told at start
+        except SpoolError as error:
+            self._fail(error)
         while not self._stopping:
             self._wake.wait(None if self.healthy else RETRY_S)
             self._wake.clear()
