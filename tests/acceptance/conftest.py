@@ -157,6 +157,7 @@ class Stack:
             "USAGEFLOW_STRIPE_API_KEY": STRIPE_KEY,
             "USAGEFLOW_STRIPE_API_BASE": self.url("stripe"),
             "USAGEFLOW_STRIPE_CALLS_PER_S": "5000",
+            "USAGEFLOW_STRIPE_CONCURRENCY": "16",
         }
         command = ("usageflow", "serve", "--port", str(port), "--policies", str(policies))
         self.add("server", *command, port=port, env=env)

@@ -19,8 +19,11 @@ import pytest
 TORTURE = bool(os.environ.get("USAGEFLOW_TORTURE"))
 TIMES = 10 if TORTURE else 1
 KILLS = {"app": 21 * TIMES, "proxy": 21 * TIMES, "server": 10 * TIMES}
+LIFE_S = {"app": (0.05, 0.8), "proxy": (0.05, 0.8), "server": (0.5, 3.5)}
+"""How long each lives; the server long enough to begin sending."""
 REQUESTS_MAX = 40_000 if TORTURE else 4_000
 CLIENTS = 8
+SLOW_CALLS = 1_500 * TIMES
 
 
 class Load:
@@ -66,7 +69,7 @@ class Load:
 def _kill_again_and_again(stack: Any, name: str, times: int, seed: int) -> None:
     moments = random.Random(seed)
     for _ in range(times):
-        threading.Event().wait(moments.uniform(0.05, 0.6))
+        threading.Event().wait(moments.uniform(*LIFE_S[name]))
         stack.kill(name)
         stack.start(name)
 
@@ -77,6 +80,9 @@ def test_every_completed_response_is_counted_and_applied_exactly_once(stack: Any
     """At least 50 kills of app, proxy and server under load."""
     stack.add_stripe()
     stack.seed(REQUESTS_MAX)
+    # Stripe applies at once and answers late, so that kills of the server find units in between.
+    slow = {"kind": "slow", "seconds": 0.2, "after_commit": True, "count": SLOW_CALLS}
+    stack.break_stripe(slow)
     stack.add_server()
     key = stack.api_key()
     stack.add_app(key)
