@@ -17,6 +17,7 @@ from starlette.routing import Route
 from usageflow.stripe.emulator import customers, meters
 from usageflow.stripe.emulator.contract import Call
 from usageflow.stripe.emulator.faults import Fault
+from usageflow.stripe.emulator.page import PAGE, SECTION
 from usageflow.stripe.emulator.replies import Reply, invalid
 from usageflow.stripe.emulator.state import Account, Applied
 from usageflow.stripe.emulator.world import World
@@ -192,30 +193,25 @@ def _refused(reply: Reply) -> Response:
     return JSONResponse(reply.body, reply.status)
 
 
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2">
-<title>Stripe emulator</title><style>body{{font:16px system-ui;margin:2rem}}
-th,td{{padding:.2rem 1rem .2rem 0;text-align:left}}td:nth-child(n+4){{text-align:right}}</style>
-</head>
-<body><h1>Stripe emulator</h1><p>{now} · <a href="/_emulator/state">state</a> ·
-<a href="/_emulator/journal">journal</a></p>
-<table><tr><th>account</th><th>customer</th><th>event name</th><th>value</th><th>events</th></tr>
-{rows}</table></body></html>
-"""
-
-
 def _page(world: World, _request: Request, _body: bytes) -> Response:
-    rows = [
-        (account.object_id, _named(account, customer), event_name, format(value, "f"), str(events))
-        for account in world.accounts.values()
-        for customer, event_name, value, events in account.totals()
-    ]
-    table = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    sections = "".join(map(_section, world.accounts.values())) or "<p>No calls yet.</p>"
+    now = f"{world.now():%Y-%m-%d %H:%M:%S} UTC"
+    return HTMLResponse(PAGE.format(now=now, sections=sections))
+
+
+def _section(account: Account) -> str:
+    """One account: what was applied, by customer and event name."""
+    totals = sorted(account.totals(), key=lambda row: (_named(account, row[0]), row[1]))
+    rows = "".join(
+        f"<tr><td>{escape(_named(account, customer))}<small>{escape(customer)}</small></td>"
+        f"<td>{escape(event_name)}</td><td>{value:f}</td><td>{events}</td></tr>"
+        for customer, event_name, value, events in totals
     )
-    return HTMLResponse(_PAGE.format(now=escape(world.now().isoformat()), rows=table))
+    mode = "live" if account.livemode else "test"
+    return SECTION.format(account=escape(account.object_id), mode=mode, rows=rows)
 
 
 def _named(account: Account, customer: str) -> str:
+    """What tells a person who this is: the metadata that usage is assigned by."""
     metadata = account.customers[customer].metadata
-    return " ".join([customer, *(f"{key}={value}" for key, value in metadata.items())])
+    return ", ".join(f"{key} {value}" for key, value in metadata.items()) or "no metadata"
