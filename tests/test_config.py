@@ -85,11 +85,19 @@ def test_a_whole_number_has_no_fraction(name: str) -> None:
         Settings.read({variable(name): "0.5"})
 
 
+@pytest.mark.parametrize("value", ["inf", "nan"])
+def test_a_number_must_be_finite(value: str) -> None:
+    """Infinity and not-a-number pass every comparison that could stop them later."""
+    with pytest.raises(ConfigurationError, match=f"must be a number above 0, not {value}"):
+        Settings.read({"USAGEFLOW_STRIPE_RESEND_S_MAX": value})
+
+
 @pytest.mark.parametrize("value", [0, -1])
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_must_be_above_0(name: str, value: int) -> None:
     """A limit of 0 would stop everything; it never means "no limit"."""
-    with pytest.raises(ConfigurationError, match=f"{variable(name)} must be above 0, not {value}"):
+    message = f"{variable(name)} must be a number above 0, not {value}"
+    with pytest.raises(ConfigurationError, match=message):
         Settings.read({variable(name): str(value)})
 
 

@@ -25,7 +25,7 @@ from usageflow.db.session import Database
 from usageflow.errors import ConfigurationError, DatabaseError
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger.units import summary
-from usageflow.policies import Policy
+from usageflow.policies import Metric, Policy, PolicyFile
 from usageflow.server import Server, listening_socket
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
@@ -392,13 +392,14 @@ def test_policies_given_at_start_replace_those_in_use(tmp_path: Path) -> None:
             "metric": "API_CALL",
         }
     )
-    with Server(settings, policies=[policy]):
+    metric = Metric(key="API_CALL", name="API calls", unit="call")
+    with Server(settings, policies=PolicyFile(((policy, "f1"),), (), (metric,))):
         pass
     assert in_use(settings) == ["calls"]
     with Server(settings):
         pass
     assert in_use(settings) == ["calls"]
-    with Server(settings, policies=[]):
+    with Server(settings, policies=PolicyFile((), (), ())):
         pass
     assert in_use(settings) == []
 

@@ -5,6 +5,7 @@ A field's metadata carries its environment variable and its reason; command line
 functions get arguments. This module knows no other room.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -117,8 +118,10 @@ class Settings:
         """Refuse values that cannot work, and relations between limits that contradict."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
-                raise ConfigurationError(f"{variable(item.name)} must be above 0, not {value}")
+            if isinstance(value, int | float) and not 0 < value < math.inf:
+                raise ConfigurationError(
+                    f"{variable(item.name)} must be a number above 0, not {value}"
+                )
         if self.stripe_resend_s_max >= 86_400:  # noqa: PLR2004 - Stripe's 24 h
             raise ConfigurationError(
                 "USAGEFLOW_STRIPE_RESEND_S_MAX must stay below 86400: after 24 h Stripe counts the "

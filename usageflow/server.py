@@ -7,7 +7,6 @@ own; `serve` adds the socket, the signals and uvicorn.
 import logging
 import signal
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -24,7 +23,7 @@ from usageflow.db.tables import StripeAccountRow
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.ledger.folding import assign_unassigned
 from usageflow.ledger.units import pending, recover
-from usageflow.policies import Policy
+from usageflow.policies import PolicyFile
 from usageflow.stripe.accounts import ensure_own
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.forwarder import Forwarder
@@ -53,7 +52,7 @@ class Server:
 
     app: ASGIApp
 
-    def __init__(self, settings: Settings, *, policies: Sequence[Policy] | None = None) -> None:
+    def __init__(self, settings: Settings, *, policies: PolicyFile | None = None) -> None:
         self._settings = settings
         self._policies = policies
         self._resources = ExitStack()
@@ -86,9 +85,10 @@ class Server:
             if db.dialect == "sqlite":
                 recover(tx)  # the only server of this file: whoever held a lease is gone
             if self._policies is not None:
-                publish(tx, organization_id, self._policies)
-            policies = len(current(tx, organization_id).items)
-        logger.info("database %s, %d policies", db.name, policies)
+                policies = [policy for policy, _ in self._policies.policies]
+                publish(tx, organization_id, policies, self._policies.metrics)
+            in_use = len(current(tx, organization_id).items)
+        logger.info("database %s, %d policies", db.name, in_use)
         return organization_id
 
     def _duties(self, db: Database, organization_id: str, opened: ExitStack) -> list[Duty]:
@@ -152,7 +152,7 @@ def forwarding(
     ]
 
 
-def serve(settings: Settings, *, policies: Sequence[Policy] | None = None) -> None:
+def serve(settings: Settings, *, policies: PolicyFile | None = None) -> None:
     """Serve until SIGINT or SIGTERM; then requests and calls in progress end, and it returns.
 
     Raises ConfigurationError if the address is taken, and what `Server` raises.

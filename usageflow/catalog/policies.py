@@ -16,7 +16,7 @@ from usageflow.catalog import metrics
 from usageflow.db.session import Tx
 from usageflow.db.tables import OrganizationRow, PolicyRow
 from usageflow.policies.document import canonical
-from usageflow.policies.models import Policy
+from usageflow.policies.models import Metric, Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,12 @@ class CurrentPolicies(NamedTuple):
     etag: str
 
 
-def publish(tx: Tx, organization_id: str, policies: Sequence[Policy]) -> Published:
+def publish(
+    tx: Tx, organization_id: str, policies: Sequence[Policy], declared: Sequence[Metric] = ()
+) -> Published:
     """Make exactly these the policies in use, and create the metrics they name.
+
+    `declared` metrics get the name and the unit they are declared with.
 
     A policy whose document changed gets the next version; one that did not keeps its own, also
     after it was out of use. Publishing the same set again changes nothing.
@@ -59,12 +63,14 @@ def publish(tx: Tx, organization_id: str, policies: Sequence[Policy]) -> Publish
     for name in before - wanted.keys():
         stored[name].active = False
     tx.session.flush()
+    made = metrics.describe(tx, organization_id, declared)
+    made += metrics.create(tx, organization_id, {policy.metric for policy in policies})
     return Published(
         added=tuple(sorted(wanted.keys() - before)),
         changed=tuple(sorted(renewed & before)),
         removed=tuple(sorted(before - wanted.keys())),
         unchanged=tuple(sorted((wanted.keys() & before) - renewed)),
-        metrics=tuple(metrics.create(tx, organization_id, {policy.metric for policy in policies})),
+        metrics=tuple(sorted(made)),
     )
 
 

@@ -1,6 +1,5 @@
 """`usageflow policies`: judge a policy file, and publish it in a server's database."""
 
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ from usageflow.cli.options import DatabaseOption, server_settings
 from usageflow.errors import PolicyFileError
 
 if TYPE_CHECKING:
-    from usageflow.policies import Policy
+    from usageflow.policies import PolicyFile
 
 app = typer.Typer(help="Check and publish policy files.", no_args_is_help=True)
 
@@ -24,7 +23,7 @@ FileArgument = Annotated[
 def check(file: FileArgument) -> None:
     """Report every problem of a policy file; exit 1 if any."""
     try:
-        policies = policies_of(file)
+        policies = [policy for policy, _ in sound_file(file).policies]
     except PolicyFileError as error:
         print(error)
         raise typer.Exit(1) from None
@@ -42,11 +41,12 @@ def push(file: FileArgument, database: DatabaseOption = None) -> None:
     from usageflow.catalog.policies import publish
     from usageflow.db.session import Database
 
-    policies = policies_of(file)
+    published = sound_file(file)
     with closing(Database.open(server_settings(database=database).database)) as db:
         db.migrate()
         with db.transaction() as tx:
-            done = publish(tx, default_organization(tx), policies)
+            policies = [policy for policy, _ in published.policies]
+            done = publish(tx, default_organization(tx), policies, published.metrics)
     for what in ("added", "changed", "removed", "unchanged"):
         for name in getattr(done, what):
             print(f"{what} policy {name}")
@@ -54,8 +54,8 @@ def push(file: FileArgument, database: DatabaseOption = None) -> None:
         print(f"added metric {key}")
 
 
-def policies_of(file: Path) -> Sequence["Policy"]:
-    """The policies of a file that has no problem at all; otherwise raises PolicyFileError.
+def sound_file(file: Path) -> "PolicyFile":
+    """A policy file that has no problem at all; otherwise raises PolicyFileError.
 
     Publishing half a file would take the other half out of use without a word.
     """
@@ -68,7 +68,7 @@ def policies_of(file: Path) -> Sequence["Policy"]:
     parsed = parse_file(text, str(file))
     if parsed.problems:
         raise PolicyFileError(str(file), parsed.problems)
-    return [policy for policy, _ in parsed.policies]
+    return parsed
 
 
 def _count(number: int, one: str, many: str) -> str:

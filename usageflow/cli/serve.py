@@ -7,7 +7,7 @@ import typer
 
 from usageflow.cli.logs import log_to_stderr
 from usageflow.cli.options import DatabaseOption, HostOption, PortOption, server_settings
-from usageflow.cli.policies import policies_of
+from usageflow.cli.policies import sound_file
 
 
 def serve(
@@ -21,7 +21,7 @@ def serve(
 ) -> None:
     """Run the server: HTTP API and worker over one database."""
     settings = server_settings(database=database, host=host, port=port)
-    published = None if policies is None else policies_of(policies)
+    published = None if policies is None else sound_file(policies)
     from usageflow.server import serve as run
 
     log_to_stderr()

@@ -1,6 +1,7 @@
 """The demo's processes: started on loopback, waited for, and stopped in the reverse order."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,7 +57,11 @@ class Processes:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """Ask each to stop, last started first, and end those that do not."""
+        """Ask each to stop, last started first, and end those that do not.
+
+        A second Ctrl-C must not leave some of them running.
+        """
+        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         while self._running:
             _, process = self._running.pop()
             process.terminate()
@@ -65,6 +70,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def require_free(ports: Sequence[int]) -> None:
