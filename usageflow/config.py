@@ -10,12 +10,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_type_hints
+from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 from usageflow.errors import ConfigurationError
 
 Durability = Literal["durable", "relaxed"]
 UnknownMetric = Literal["create", "inbox"]
+
+SPOOL_ROW_EVENTS_MAX: Final = 500
+"""Events in one row of a spool; the least a batch to the server may have to hold."""
 
 
 def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
@@ -126,6 +129,11 @@ class Settings:
             raise ConfigurationError(
                 "USAGEFLOW_STRIPE_RESEND_S_MAX must stay below 86400: after 24 h Stripe counts the "
                 "same identifier again"
+            )
+        if self.ingest_events_max < SPOOL_ROW_EVENTS_MAX:
+            raise ConfigurationError(
+                f"USAGEFLOW_INGEST_EVENTS_MAX must be at least {SPOOL_ROW_EVENTS_MAX}: edges send "
+                f"whole rows of their spool"
             )
         if self.server is not None and self.api_key is None:
             raise ConfigurationError(

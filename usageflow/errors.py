@@ -61,15 +61,25 @@ class SpoolDamaged(SpoolError):  # noqa: N818 - the state, not the act, is what 
 
 
 class DeliveryError(UsageFlowError):
-    """The ledger did not take a batch. `retry_after_s` is its own wish, if it told one."""
+    """The ledger did not take a batch.
+
+    `retry_after_s` is its own wish, if it told one; `refused` needs a person to mend it;
+    `too_large` means that a smaller batch may be taken.
+    """
 
     code = "delivery"
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, refused: bool = False
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        refused: bool = False,
+        too_large: bool = False,
     ) -> None:
         self.retry_after_s = retry_after_s
         self.refused = refused
+        self.too_large = too_large
         super().__init__(message)
 
 

@@ -330,6 +330,33 @@ def test_requests_before_any_policy_leave_a_row(kit: Any) -> None:
     assert (gap.state, gap.quantity, counted.state) == ("gap", 3, "counted")
 
 
+def test_requests_before_any_policy_leave_a_row_at_the_stop_too(kit: Any) -> None:
+    """Also when policies never came."""
+    recorder = kit.ManualRecorder()
+    app = UsageFlowMiddleware(
+        kit.answering(kit.start(), kit.body()),
+        settings=Settings(policy_wait_s=0.01),
+        feed=_LateFeed(PolicySet.EMPTY),
+        recorder=recorder,
+    )
+    asyncio.run(_call(app, kit.scope(), kit.Client()))
+    app.close()
+    assert [event.state for event in recorder.events] == ["gap"]
+
+
+def test_headers_given_as_an_iterator_reach_the_client(kit: Any) -> None:
+    """ASGI allows any iterable; looking at it must not use it up."""
+    message = kit.start()
+    message["headers"] = iter([(b"set-cookie", b"a=1"), (b"content-length", b"0")])
+    client = kit.Client()
+    app = kit.wrap(kit.answering(message, kit.body()), kit.ManualRecorder())
+    asyncio.run(_call(app, kit.scope(), client))
+    assert list(client.outgoing[0]["headers"]) == [
+        (b"set-cookie", b"a=1"),
+        (b"content-length", b"0"),
+    ]
+
+
 def lifespan_app(log: list[str], state: dict[str, object]) -> Any:
     """An app with a lifespan of its own."""
 

@@ -258,16 +258,17 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_stop(
     assert "cannot be kept" in caplog.text
 
 
-def test_a_forked_child_keeps_polling(
+def test_a_forked_child_polls_once_it_serves(
     feed: Callable[[Settings], PollingFeed], tmp_path: Path
 ) -> None:
-    """The parent's thread does not survive the fork; the child starts its own."""
+    """The parent's thread does not survive the fork; `start` makes the child's own."""
     path = tmp_path / "p.toml"
     path.write_text(POLICY % ("a", "a"))
     subject = feed(Settings(policies=str(path), policy_poll_s=0.01))
     subject.start()
     read, write = os.pipe()
     if (child := os.fork()) == 0:
+        subject.start()
         path.write_text(POLICY % ("bb", "bb"))
         deadline = time.monotonic() + 5
         while not matches(subject, "bb") and time.monotonic() < deadline:

@@ -9,6 +9,7 @@ import pytest
 
 from usageflow.errors import ConfigurationError, SpoolDamaged
 from usageflow.events import UsageEvent, encode, encode_lines
+from usageflow.recorder import inspection
 from usageflow.recorder.inspection import read_spool, verify_spool
 from usageflow.recorder.spool import Block, Spool
 
@@ -97,6 +98,15 @@ def test_a_file_killed_at_birth_is_empty(tmp_path: Path) -> None:
     (tmp_path / "x.spool").touch()
     assert list(read_spool(tmp_path)) == []
     assert verify_spool(tmp_path) == []
+
+
+def test_a_file_that_is_shipped_while_we_look_is_passed_over(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between listing and opening, its adopter may have removed it."""
+    monkeypatch.setattr(inspection, "spools", lambda directory: [directory / "gone.spool", closed])
+    assert len(list(read_spool(closed.parent))) == 3
+    assert verify_spool(closed.parent) == []
 
 
 def test_a_missing_directory_is_told(tmp_path: Path) -> None:

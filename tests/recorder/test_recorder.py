@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from usageflow.config import Settings
 from usageflow.events import UsageEvent, decode
 from usageflow.recorder import MemorySink, Recorder, read_spool
@@ -55,6 +57,17 @@ def test_an_event_after_the_close_is_not_lost(tmp_path: Path, event: EventFactor
     recorder.record([event()])
     recorder.close()
     assert len(list(read_spool(tmp_path / "spool"))) == 2
+
+
+def test_events_that_no_disk_takes_are_told_at_the_end(
+    tmp_path: Path, event: EventFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An orderly stop on a dead disk loses what is in memory, and says how many."""
+    (tmp_path / "spool").write_text("")
+    recorder = Recorder(settings(tmp_path))
+    recorder.record([event(), event()])
+    recorder.close()
+    assert "2 events could not be written and are lost" in caplog.text
 
 
 def test_settings_name_the_server(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from usageflow.errors import DeliveryError
 from usageflow.events import UsageEvent, encode, encode_lines
 from usageflow.recorder.shipper import Shipper
 from usageflow.recorder.sink import MemorySink
-from usageflow.recorder.spool import Block, Spool, spools
+from usageflow.recorder.spool import Block, Spool, SpoolLock, spools
 from usageflow.recorder.writer import Writer
 
 EventFactory = Callable[..., UsageEvent]
@@ -181,8 +181,12 @@ def test_two_processes_on_one_directory_do_not_touch_each_other(
         one.writer.record([event()])
         two.writer.record([event()])
     wait_for(lambda: len(sink.events) == 100)
+    assert one.writer.spool is not None
+    assert two.writer.spool is not None
+    assert one.writer.spool.path != two.writer.spool.path
     one.stop()
     two.stop()
+    assert sink.outcomes == {"accepted": 100}, "a file was shipped by two"
 
 
 def test_a_damaged_row_keeps_nothing_else_from_being_shipped(
@@ -201,6 +205,45 @@ def test_a_damaged_row_keeps_nothing_else_from_being_shipped(
     wait_for(lambda: len(sink.events) == 1)
     subject.stop()
     assert spools(tmp_path) == [rubbish, path]
+
+
+def test_a_batch_the_server_finds_too_large_is_halved(
+    edge: Callable[..., Edge], event: EventFactory
+) -> None:
+    """Until it is taken; nothing is stuck behind it."""
+
+    class Small(MemorySink):
+        def deliver(self, lines: bytes, events: int) -> object:  # type: ignore[override]
+            if events > 10:
+                raise DeliveryError("413", too_large=True)
+            return super().deliver(lines, events)
+
+    sink = Small()
+    sink.failures = [DeliveryError("down")]
+    subject = edge(sink)
+    for _ in range(40):
+        subject.writer.record([event()])
+        subject.writer.flush(5)
+    wait_for(lambda: len(sink.events) == 40)
+
+
+def test_a_spool_that_may_not_be_opened_keeps_no_other_from_being_shipped(
+    edge: Callable[..., Edge], event: EventFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that another user left: it is set aside, the next one is shipped."""
+    foreign = abandoned(tmp_path, [event()])
+    abandoned(tmp_path, [event()])
+    real = SpoolLock.take
+
+    def take(spool: Path) -> SpoolLock | None:
+        if spool == foreign:
+            raise PermissionError(13, "Permission denied")
+        return real(spool)
+
+    monkeypatch.setattr(SpoolLock, "take", take)
+    sink = MemorySink()
+    edge(sink)
+    wait_for(lambda: len(sink.events) == 1)
 
 
 def test_stopping_does_not_wait_for_a_dead_ledger(

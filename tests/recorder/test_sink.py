@@ -1,6 +1,7 @@
 """The HTTP sink against a real server on loopback."""
 
 import gzip
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -132,7 +133,18 @@ def test_an_endless_answer_is_refused(
         HttpSink(Http(url, "key", timeout_s=5)).deliver(b"{}\n{}", 2)
 
 
-@pytest.mark.parametrize("url", ["localhost:8787", "ftp://host", "http://", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8787",
+        "ftp://host",
+        "http://",
+        "",
+        "http://h:abc",
+        "http://h:99999",
+        "http://[::1",
+    ],
+)
 def test_a_server_that_is_no_url_is_told_at_start(url: str) -> None:
     """A typo in the settings shows before any traffic."""
     with pytest.raises(ConfigurationError, match="server must be"):
@@ -152,3 +164,35 @@ def test_https_verifies_certificates() -> None:
     context = connection._connection._context  # type: ignore[attr-defined]
     assert context.check_hostname
     connection.close()
+
+
+def test_a_forked_child_uses_a_socket_of_its_own(server: tuple[str, type[_Server]]) -> None:
+    """Two processes on one socket would read each other's answers."""
+    url, handler = server
+    handler.replies += [(200, {}, OK)] * 3
+    connection = Http(url, "key", timeout_s=5)
+    HttpSink(connection).deliver(b"{}\n{}\n", 2)
+    inherited = connection._connection.sock.fileno()
+    if (child := os.fork()) == 0:
+        unused = connection._connection.sock is None
+        try:
+            os.fstat(inherited)
+            closed = False
+        except OSError:
+            closed = True
+        os._exit(0 if unused and closed else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    HttpSink(connection).deliver(b"{}\n{}\n", 2)  # the parent's connection is as it was
+    assert connection._connection.sock.fileno() == inherited
+    connection.close()
+
+
+def test_a_batch_that_is_too_large_may_be_halved(server: tuple[str, type[_Server]]) -> None:
+    """413 is told apart, for the shipper to send less at once."""
+    url, handler = server
+    handler.replies.append((413, {}, b"too large"))
+    connection = Http(url, "key", timeout_s=5)
+    with pytest.raises(DeliveryError) as caught:
+        HttpSink(connection).deliver(b"{}\n{}\n", 2)
+    connection.close()
+    assert caught.value.too_large

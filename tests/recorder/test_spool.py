@@ -164,6 +164,29 @@ def test_adopting_what_was_just_emptied_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path: Path) -> None:
+    """Else nobody could adopt the file of a killed parent while a child of it lives."""
+    lock = SpoolLock.take(tmp_path / "x.spool")
+    assert lock is not None
+    read, write = os.pipe()
+    ready, tell_ready = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(write)
+        os.write(tell_ready, b"1")
+        os.read(read, 1)  # lives until the parent says so
+        os._exit(0)
+    os.read(ready, 1)
+    os.close(lock._fd)  # what the kernel does to a killed parent
+    lock._fd = -1
+    again = SpoolLock.take(tmp_path / "x.spool")
+    assert again is not None
+    again.release()
+    os.close(write)
+    os.waitpid(child, 0)
+    for fd in (read, ready, tell_ready):
+        os.close(fd)
+
+
 def test_a_release_happens_once(tmp_path: Path) -> None:
     """Releasing again must not close a file descriptor that somebody else has by now."""
     lock = SpoolLock.take(tmp_path / "x.spool")

@@ -12,6 +12,7 @@ import pytest
 
 from usageflow.errors import SpoolError
 from usageflow.events import Identity, UsageEvent, decode
+from usageflow.recorder import writer as writer_module
 from usageflow.recorder.inspection import read_spool
 from usageflow.recorder.spool import ROW_EVENTS_MAX, Block, Spool, spools
 from usageflow.recorder.writer import Writer
@@ -193,6 +194,51 @@ def test_what_exceeds_the_queue_becomes_a_gap_row(
     assert found[-1].quantity == 15
     assert found[-1].reason is not None
     assert "could" in found[-1].reason or "cannot" in found[-1].reason or "full" in found[-1].reason
+
+
+class _FullSpool(Spool):
+    """A spool that can be created but takes nothing, as on a nearly full disk."""
+
+    def write(self, blocks: Sequence[Block], done: Sequence[int] = ()) -> None:
+        raise SpoolError("database or disk is full")
+
+
+def test_memory_stays_bounded_while_a_nearly_full_disk_fails(
+    writer: WriterFactory, event: EventFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts are not turned into events again and again while none can be written."""
+    monkeypatch.setattr(writer_module, "RETRY_S", 0.001)
+    monkeypatch.setattr(Spool, "create", _FullSpool.create)
+    subject = writer(queue_events_max=10)
+    for n in range(300):
+        subject.record([event(identity=Identity("account_id", f"acct_{n}"))])
+        time.sleep(0.001)
+    assert subject.waiting_events <= 10
+    monkeypatch.undo()
+    wait_for(lambda: subject.healthy and not subject.waiting_events)
+
+
+def test_a_bug_does_not_end_the_thread(
+    writer: WriterFactory, event: EventFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Responses are let go at once, the writer is unhealthy, and the event is written later."""
+    bugs = [MemoryError("bug")]
+    real = writer_module._blocks
+
+    def blocks(events: Sequence[UsageEvent]) -> list[Block]:
+        if events and bugs:
+            raise bugs.pop()
+        return real(events)
+
+    monkeypatch.setattr(writer_module, "_blocks", blocks)
+
+    async def scenario() -> bool:
+        hold = writer(hold_timeout_s=60).record([event()], asyncio.get_running_loop())
+        assert hold is not None
+        return await hold
+
+    assert asyncio.run(scenario()) is False
+    wait_for(lambda: len(events_in(tmp_path)) == 1)
 
 
 class _BrokenSpool(Spool):

@@ -24,12 +24,16 @@ from usageflow.middleware.exchange import Exchange
 from usageflow.middleware.feed import Feed, open_feed
 from usageflow.policies import Match, evaluate
 from usageflow.recorder import Hold, Recorder
+from usageflow.recorder.process import after_fork
 
 log = logging.getLogger("usageflow.middleware")
 
 RETRY_AFTER_S: Final = 5
 """What a refused client is asked to wait: a disk that is full is seldom free again sooner."""
 FIRST_POLICIES_POLL_S: Final = 0.05
+"""Pause between two looks for the first policies: well below what a person notices."""
+LOGGED_KINDS_MAX: Final = 100
+"""Kinds of failures told one by one; messages with changing texts must not fill the memory."""
 
 _UNAVAILABLE: Final = (
     b'{"error":{"code":"metering_unavailable","message":"This request cannot be metered now and '
@@ -80,6 +84,7 @@ class UsageFlowMiddleware:
         self._missed = 0
         self._missed_since: datetime | None = None
         self._logged: set[str] = set()
+        after_fork(self._begin_anew)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -101,6 +106,7 @@ class UsageFlowMiddleware:
     def close(self) -> None:
         """Write and ship what is left, within `drain_timeout_s`, and stop. Blocks; see `aclose`."""
         self._feed.close()
+        self._tell_missed()
         self._recorder.close()
 
     async def aclose(self) -> None:
@@ -163,7 +169,7 @@ class UsageFlowMiddleware:
 
     def _log_once(self, where: str, error: Exception) -> None:
         key = f"{where}: {error!r}"
-        if key not in self._logged and len(self._logged) < 100:  # noqa: PLR2004 - a bound, any
+        if key not in self._logged and len(self._logged) < LOGGED_KINDS_MAX:
             self._logged.add(key)
             log.error("metering failed in %s; requests are served", where, exc_info=error)
 
@@ -179,6 +185,10 @@ class UsageFlowMiddleware:
         if self._feed.loaded:
             self._ready = True
             self._tell_missed()
+
+    def _begin_anew(self) -> None:
+        """In a forked child, which has no threads: its first request starts them, if one comes."""
+        self._ready = False
 
     def _miss(self) -> None:
         self._missed += 1

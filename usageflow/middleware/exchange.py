@@ -105,7 +105,10 @@ class Exchange:
 
     def _start(self, message: Message) -> bool:
         self.status = message["status"]
-        self.response_headers = headers = list(message.get("headers", ()))
+        headers = message.get("headers", ())
+        if not isinstance(headers, list | tuple):
+            headers = message["headers"] = list(headers)  # an iterator can be read only once
+        self.response_headers = headers
         self._trailers = message.get("trailers", False)
         if self.method == "HEAD" or self.status in _BODILESS:
             self.response_body.problem = "the response has no body"

@@ -78,7 +78,7 @@ class PollingFeed:
         self._complaint = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        after_fork(self._restart)
+        after_fork(self._forget_parent)
 
     def start(self) -> None:
         """Begin polling; may be called again."""
@@ -121,11 +121,10 @@ class PollingFeed:
             stop.wait(self._poll_s if self.loaded else FIRST_POLL_S)
         self._source.close()
 
-    def _restart(self) -> None:
-        if self._thread is not None:
-            self._thread = None
-            self._stop = threading.Event()
-            self.start()
+    def _forget_parent(self) -> None:
+        """In a forked child, which has no thread: `start` makes one, should it serve requests."""
+        self._thread = None
+        self._stop = threading.Event()
 
 
 class FileSource:
@@ -194,7 +193,10 @@ class ServerSource:
         draft = self._cache.with_suffix(f".{os.getpid()}.new")
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            draft.write_bytes(content)
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
             draft.replace(self._cache)
         except OSError as error:
             log.warning("the policies cannot be kept in %s: %s", self._cache, error)

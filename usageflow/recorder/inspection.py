@@ -38,7 +38,9 @@ def _rows(path: Path) -> Iterator[Batch]:
     try:
         with closing(connect_reader(path)) as connection:
             yield from batches(connection)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, SpoolError) as error:
+        if not path.exists():  # shipped and removed since the directory was listed
+            return
         if "no such table" in str(error):  # created this instant, or killed in that instant
             return
         raise SpoolDamaged(f"{path}: {error}") from error
@@ -53,7 +55,8 @@ def _problems(path: Path) -> Iterator[str]:
         for row in _rows(path):
             yield from (f"{path}: row {row.seq}: {problem}" for problem in _row_problems(row))
     except (sqlite3.DatabaseError, SpoolError) as error:
-        yield f"{path}: {error}".replace(f"{path}: {path}:", f"{path}:")
+        if path.exists():
+            yield f"{path}: {error}".replace(f"{path}: {path}:", f"{path}:")
 
 
 def _row_problems(row: Batch) -> Iterator[str]:

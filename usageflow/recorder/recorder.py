@@ -5,6 +5,7 @@ nothing, and starts anew in a forked child: threads and locks do not survive a f
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from usageflow.recorder.process import after_fork, at_exit
 from usageflow.recorder.shipper import Shipper
 from usageflow.recorder.sink import Http, HttpSink, Sink
 from usageflow.recorder.writer import Writer
+
+log = logging.getLogger("usageflow.recorder")
 
 WRITER_STOP_S: Final = 5.0
 """Longest wait for the last commit of a stopping process."""
@@ -31,6 +34,7 @@ class Recorder:
         self._directory = Path(settings.spool_dir)
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
+        self._inherited: tuple[Writer | None, Shipper | None] = (None, None)
         self._lock = threading.Lock()
         after_fork(self._forget_parent)
         at_exit(self.close)
@@ -73,8 +77,8 @@ class Recorder:
             writer.flush(WRITER_STOP_S)
         if shipper is not None:
             shipper.stop(self._settings.drain_timeout_s)
-        if writer is not None:
-            writer.stop(WRITER_STOP_S)
+        if writer is not None and not writer.stop(WRITER_STOP_S):
+            log.error("%d events could not be written and are lost", writer.waiting_events)
 
     def _start(self) -> Writer:
         settings = self._settings
@@ -106,5 +110,7 @@ class Recorder:
             shipper.wake()
 
     def _forget_parent(self) -> None:
+        # Kept, never used: collecting it would close SQLite connections that are the parent's.
+        self._inherited = (self._writer, self._shipper)
         self._writer = self._shipper = None
         self._lock = threading.Lock()

@@ -197,6 +197,8 @@ class Shipper:
         if isinstance(error, DeliveryError):
             if error.refused:
                 pause_s = self._backoff_s_max
+            if error.too_large:
+                self._batch_events_max = max(1, self._batch_events_max // 2)
             if error.retry_after_s is not None:
                 pause_s = min(error.retry_after_s, self._backoff_s_max)
         if str(error) != self._complaint:

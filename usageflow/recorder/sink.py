@@ -6,8 +6,10 @@ standard library's client is enough here: one connection, one thread, no depende
 
 import gzip
 import http.client
+import os
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ import msgspec
 
 from usageflow._version import __version__
 from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.recorder.process import after_fork
 
 API_KEY_HEADER: Final = "x-usageflow-api-key"
 EVENTS_PATH: Final = "/api/edge/events"
@@ -48,24 +51,28 @@ class Http:
     """One keep-alive connection to the server. Used by one thread."""
 
     def __init__(self, server: str, api_key: str, *, timeout_s: float) -> None:
-        parts = urlsplit(server)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigurationError(f"server must be an http:// or https:// URL, not {server!r}")
+        scheme, host, port, prefix = _parsed(server)
         if not api_key.isascii() or not api_key.isprintable():
             raise ConfigurationError("the API key holds characters that no key has; copy it again")
-        self._prefix = parts.path.rstrip("/")
+        self._prefix = prefix
         self._headers = {API_KEY_HEADER: api_key, "user-agent": f"usageflow/{__version__}"}
-        self._connection: http.client.HTTPConnection = (
-            http.client.HTTPSConnection(
-                parts.hostname,
-                parts.port,
-                timeout=timeout_s,
-                context=ssl.create_default_context(),
+        self._name = f"{scheme}://{host}:{port}"
+        self._open: Callable[[], http.client.HTTPConnection]
+        if scheme == "https":
+            context = ssl.create_default_context()
+            self._open = lambda: http.client.HTTPSConnection(
+                host, port, timeout=timeout_s, context=context
             )
-            if parts.scheme == "https"
-            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-        )
-        self._name = f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}"
+        else:
+            self._open = lambda: http.client.HTTPConnection(host, port, timeout=timeout_s)
+        self._connection = self._open()
+        after_fork(self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: one socket for two processes would mix up their answers."""
+        inherited, self._connection = self._connection, self._open()
+        if inherited.sock is not None:
+            os.close(inherited.sock.detach())  # only our copy: no goodbye in the parent's name
 
     def request(
         self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
@@ -131,6 +138,20 @@ class HttpSink:
         self._connection.close()
 
 
+def _parsed(server: str) -> tuple[str, str, int, str]:
+    """Scheme, host, port and path prefix of a server's URL. Raises ConfigurationError."""
+    try:
+        parts = urlsplit(server)
+        host, port = parts.hostname, parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        host = None
+    if not host:
+        raise ConfigurationError(
+            f"server must be a URL such as https://usageflow.internal:8787, not {server!r}"
+        )
+    return parts.scheme, host, port, parts.path.rstrip("/")
+
+
 def refusal(status: int, headers: dict[str, str], content: bytes) -> DeliveryError:
     """What an answer other than 200 means. `refused` marks what only a person can mend."""
     text = content[:500].decode("utf-8", "replace")
@@ -139,6 +160,7 @@ def refusal(status: int, headers: dict[str, str], content: bytes) -> DeliveryErr
         f"the server answered {status}: {text}",
         retry_after_s=float(wish) if wish.isdecimal() else None,
         refused=status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN),
+        too_large=status == http.client.REQUEST_ENTITY_TOO_LARGE,
     )
 
 
@@ -151,6 +173,7 @@ class MemorySink:
 
     def __init__(self) -> None:
         self.events: dict[str, bytes] = {}
+        self.outcomes: Counter[str] = Counter()
         self.deliveries = 0
         self.failures: list[DeliveryError] = []
         self.lost_answers = 0
@@ -165,6 +188,7 @@ class MemorySink:
             event_id = msgspec.json.decode(line)["id"]
             outcome["duplicate" if event_id in self.events else "accepted"] += 1
             self.events[event_id] = line
+        self.outcomes += outcome
         if self.lost_answers:
             self.lost_answers -= 1
             raise DeliveryError(f"the answer for {events} events was lost")

@@ -19,10 +19,12 @@ from typing import Final, NamedTuple, Self
 
 import uuid_utils
 
+from usageflow.config import SPOOL_ROW_EVENTS_MAX
 from usageflow.errors import SpoolError
+from usageflow.recorder.process import after_fork
 
 SUFFIX: Final = ".spool"
-ROW_EVENTS_MAX: Final = 500
+ROW_EVENTS_MAX: Final = SPOOL_ROW_EVENTS_MAX
 """Events in one row, so that one row always fits one request to the server."""
 READ_BYTES_MAX: Final = 4_194_304
 """Bytes read at once, beyond one row: a batch stays below the server's `ingest_bytes_max`, which
@@ -71,6 +73,7 @@ class SpoolLock:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self._fd = fd
+        after_fork(self._leave_to_parent)
 
     @classmethod
     def take(cls, spool: Path) -> Self | None:
@@ -87,6 +90,12 @@ class SpoolLock:
             pass
         os.close(fd)
         return None
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: else the lock would outlive its owner as long as the child lives."""
+        if self._fd >= 0:
+            os.close(self._fd)  # never LOCK_UN: that would unlock the parent's file too
+            self._fd = -1
 
     def release(self, *, remove: bool = False) -> None:
         """Give ownership up; with `remove` the lock file goes too (before the lock does)."""
@@ -111,11 +120,15 @@ class Spool:
         try:
             # Autocommit: one INSERT is one transaction and one release of the GIL.
             self._connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        except sqlite3.Error as error:
+            raise SpoolError(f"cannot open the spool {path}: {error}") from error
+        try:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute(_SCHEMA)
             (last,) = self._connection.execute("SELECT max(seq) FROM batch").fetchone()
         except sqlite3.Error as error:
+            self._connection.close()
             raise SpoolError(f"cannot open the spool {path}: {error}") from error
         self._last_seq: int = last or 0
 
@@ -140,7 +153,10 @@ class Spool:
     @classmethod
     def adopt(cls, path: Path) -> Self | None:
         """Own the spool of a dead process; None while its owner lives or once it is gone."""
-        lock = SpoolLock.take(path)
+        try:
+            lock = SpoolLock.take(path)
+        except OSError as error:
+            raise SpoolError(f"cannot adopt {path}: {error}") from error
         if lock is None:
             return None
         if not path.exists():
@@ -196,10 +212,11 @@ def _unlink(path: Path) -> None:
 
 
 def prepare_directory(directory: Path) -> None:
-    """Create the spool directory, private to this user, and make its own name durable."""
+    """Create the spool directory, private to this user, and make every new name durable."""
     if directory.is_dir():
         return
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    prepare_directory(directory.parent)
+    directory.mkdir(exist_ok=True, mode=0o700)
     fd = os.open(directory.parent, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -221,7 +238,6 @@ def connect_reader(path: Path) -> sqlite3.Connection:
             timeout=BUSY_TIMEOUT_S,
             isolation_level=None,
         )
-        connection.execute("PRAGMA query_only=ON")
     except sqlite3.Error as error:
         raise SpoolError(f"cannot read the spool {path}: {error}") from error
     return connection

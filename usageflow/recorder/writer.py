@@ -10,6 +10,7 @@ Does not know policies, servers or HTTP.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -129,9 +130,9 @@ class Writer:
         return not self._thread.is_alive() and self.waiting_events == 0
 
     def _overflow(self, events: Sequence[UsageEvent]) -> None:
+        cause = self._cause or "the queue for the disk was full"
         for event in events:
-            self._gaps.add(event)
-        self._cause = self._cause or "the queue for the disk was full"
+            self._gaps.add(event, cause)
         self.healthy = False
         self._wake.set()
 
@@ -161,9 +162,10 @@ class Writer:
         try:
             spool = self._usable_spool()
             done = self._take_done(spool)
-            self._unwritten += self._gaps.take(self._cause, _new_id)
+            if not self._unwritten:  # else memory would grow with each try of a failing disk
+                self._unwritten += self._gaps.take(_new_id)
             spool.write(_blocks(self._unwritten), done)
-        except SpoolError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the thread must live
             self._fail(error)
             durable = False
         else:
@@ -190,17 +192,20 @@ class Writer:
             self.spool = Spool.create(self._directory)
         return self.spool
 
-    def _fail(self, error: SpoolError) -> None:
+    def _fail(self, error: Exception) -> None:
+        known = isinstance(error, SpoolError)
         if self.healthy or not self._cause:
-            log.error("%s; requests are served, events wait in memory", error)
+            message = "%s; requests are served, events wait in memory"
+            log.error(message, error if known else repr(error), exc_info=None if known else error)
         self.healthy = False
-        self._cause = str(error)
-        if self.spool is not None:
-            # The connection is not to be trusted after a failed write, and the file only if it was
-            # merely full. What an abandoned file holds is adopted and shipped; the ledger knows
-            # an event that arrives from both files as one.
-            self.spool.close()
-            self.spool = None
+        self._cause = str(error) if known else repr(error)
+        # The connection is not to be trusted after a failed write, and the file only if it was
+        # merely full. What an abandoned file holds is adopted and shipped; the ledger knows
+        # an event that arrives from both files as one.
+        spool, self.spool = self.spool, None
+        if spool is not None:
+            with contextlib.suppress(Exception):  # it is abandoned either way
+                spool.close()
 
     def _recover(self) -> None:
         if not self.healthy:
