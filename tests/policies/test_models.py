@@ -58,6 +58,26 @@ def test_header_names_are_lower_case(policy: MakePolicy) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("Authorization", "proxy-authorization", "cookie", "Set-Cookie"),
+        *("x-api-key", "X-ApiKey", "x_api_key", "x-auth-token", "x-client-secret"),
+    ],
+)
+def test_a_header_with_a_credential_is_no_identity(policy: MakePolicy, name: str) -> None:
+    """What it holds would be stored, and sent to Stripe; the message says what comes instead."""
+    with pytest.raises(ValidationError) as refused:
+        policy(identify=[{"from": "header", "name": name}])
+    assert explain(refused.value, Policy) == [
+        (
+            "identify",
+            f"identify[1].name: {name.lower()!r} carries a credential, and an identity is stored "
+            "and sent to Stripe as it is; JWT and API key sources come in a later release",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"name": ""}, "name: string should have at least 1 character"),

@@ -43,6 +43,10 @@ PARTS: Final = {
 }
 """What a quantity expression may take, by section of the document it is evaluated on."""
 
+_CREDENTIALS: Final = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie"))
+_SECRETS: Final = ("apikey", "token", "secret")
+"""What the name of a header that carries a secret contains, separators aside."""
+
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -55,7 +59,14 @@ def _printable(text: str) -> str:
 def _header_name(name: str) -> str:
     if not _HEADER_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a header")
-    return name.lower()
+    name = name.lower()
+    bare = name.replace("-", "").replace("_", "")
+    if name in _CREDENTIALS or any(word in bare for word in _SECRETS):
+        raise ValueError(
+            f"{name!r} carries a credential, and an identity is stored and sent to Stripe as it "
+            "is; JWT and API key sources come in a later release"
+        )
+    return name
 
 
 def _expression(text: str) -> str:
@@ -157,7 +168,10 @@ class _Model(BaseModel):
 
 
 class HeaderSource(_Model):
-    """The value of one request header; its name is kept in lower case."""
+    """The value of one request header; its name is kept in lower case.
+
+    Never a header that carries a credential: identities are recorded and leave for Stripe.
+    """
 
     from_: Literal["header"] = Field(alias="from")
     name: Annotated[Name, AfterValidator(_header_name)]
