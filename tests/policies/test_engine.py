@@ -143,11 +143,10 @@ def test_a_shadow_policy_records_and_never_bills(policy: MakePolicy, facts: Make
 
 
 def test_an_aborted_exchange_follows_its_rule(policy: MakePolicy, facts: MakeFacts) -> None:
-    """What was seen is measured, constants count, `none` skips; the reason says what happened."""
+    """What was seen is measured, constants count, `none` skips; the reason carries the abort."""
     cut: dict[str, Any] = {"request_headers": KNOWN, "aborted": "the client disconnected"}
     said = "aborted: the client disconnected"
     assert outcome(policy(), facts(**cut)) == ("counted", Decimal(1), "acct_42", said)
-    assert outcome(policy(on_abort="full"), facts(**cut))[0] == "counted"
     assert outcome(policy(on_abort="none"), facts(**cut)) == ("skipped", None, "acct_42", said)
     nobody = {**cut, "request_headers": []}
     assert outcome(policy(on_abort="none"), facts(**nobody)) == ("skipped", None, None, said)
@@ -155,6 +154,25 @@ def test_an_aborted_exchange_follows_its_rule(policy: MakePolicy, facts: MakeFac
     state, quantity, _, reason = outcome(policy(quantity=TOKENS), unfinished)
     assert (state, quantity) == ("inbox", None)
     assert reason == f"response body is not JSON: Input data was truncated; {said}"
+
+
+def test_full_counts_an_aborted_exchange_as_a_completed_one(
+    policy: MakePolicy, facts: MakeFacts
+) -> None:
+    """No trace of the abort where the quantity is known; a cut body follows on_missing."""
+    cut: dict[str, Any] = {"request_headers": KNOWN, "aborted": "the client disconnected"}
+    whole = policy(on_abort="full")
+    assert outcome(whole, facts(**cut)) == ("counted", Decimal(1), "acct_42", None)
+    seen = facts(response=b"12345", **cut)
+    by_size = policy(on_abort="full", quantity="response.bytes")
+    assert outcome(by_size, seen) == ("counted", Decimal(5), "acct_42", None)
+    seen.response_body.problem = problem = "the response is incomplete: the client disconnected"
+    by_body = policy(on_abort="full", quantity=TOKENS)
+    assert outcome(by_body, seen) == ("inbox", None, "acct_42", f"response body: {problem}")
+    fixed = policy(on_abort="full", quantity=TOKENS, on_missing=7)
+    assert outcome(fixed, seen)[:2] == ("counted", Decimal(7))
+    nobody = {**cut, "request_headers": []}
+    assert outcome(whole, facts(**nobody))[3] == "no identity: header x-account is absent"
 
 
 def test_the_reason_of_an_abort_is_told_once(policy: MakePolicy, facts: MakeFacts) -> None:

@@ -150,7 +150,8 @@ Outcome = tuple[str | None, Decimal | None, EventState, str | None]
 
 
 def _outcome(compiled: CompiledPolicy, segments: Sequence[str], facts: Facts) -> Outcome:
-    policy, aborted = compiled.policy, facts.aborted
+    policy = compiled.policy
+    aborted = None if policy.on_abort == "full" else facts.aborted
     identity = compiled.identity(facts, segments)
     if aborted is not None and policy.on_abort == "none":
         value = None if isinstance(identity, Reason) else identity

@@ -213,7 +213,7 @@ class Policy(_Model):
     - `event_name`: the Stripe meter's event name; None is not forwarded
     - `when`: success (2xx, 3xx), any response, any request, or a list of statuses
     - `on_missing`: an unmeasurable quantity goes to the inbox, is skipped, or is this number
-    - `on_abort`: an unfinished response counts as measured, in full, or not at all
+    - `on_abort`: an unfinished response counts as measured, as if finished, or not at all
     - `on_ledger_failure`: open serves what cannot be recorded, closed refuses it
     - `mode`: live, shadow (recorded, never billed), or off
 
