@@ -22,7 +22,7 @@ KEY = {"USAGEFLOW_API_KEY": "uf_live_0"}
 def example(name: str) -> tuple[str, Any]:
     """A text of the environment for this field that is not its default, and what it means."""
     if HINTS[name] is int:
-        return "7", 7
+        return "777", 777
     if HINTS[name] is float:
         return "7.5", 7.5
     text = CHOICES[name][-1] if CHOICES[name] else "text"
@@ -99,6 +99,12 @@ def test_a_number_must_be_above_0(name: str, value: int) -> None:
     message = f"{variable(name)} must be a number above 0, not {value}"
     with pytest.raises(ConfigurationError, match=message):
         Settings.read({variable(name): str(value)})
+
+
+def test_a_batch_may_hold_at_least_a_row_of_a_spool() -> None:
+    """Else an edge could never hand its events in."""
+    with pytest.raises(ConfigurationError, match="INGEST_EVENTS_MAX must be at least 500"):
+        Settings(ingest_events_max=499)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if CHOICES[name]])

@@ -199,10 +199,11 @@ class Stack:
         command = ("uvicorn", "--log-level", "warning", "--port", str(port), "plain:app")
         self.add("upstream", *command, port=port)
 
-    def seed(self, customers: int) -> None:
-        """Stripe customers r-0 ... and the meter."""
+    def seed(self, customers: int, shared: int = 0) -> None:
+        """Stripe customers r-0 ... and shared-0 ..., and the meter."""
+        names = [f"r-{n}" for n in range(customers)] + [f"shared-{n}" for n in range(shared)]
         seed = {
-            "customers": [{"metadata": {"account_id": f"r-{n}"}} for n in range(customers)],
+            "customers": [{"metadata": {"account_id": name}} for name in names],
             "meters": [{"event_name": "api_request", "formula": "sum"}],
         }
         headers = {"authorization": f"Bearer {STRIPE_KEY}"}
@@ -215,11 +216,15 @@ class Stack:
         body = [{"route": "/v1/billing/meter_events"} | fault for fault in faults]
         httpx.post(url, json=body, timeout=60, trust_env=False).raise_for_status()
 
-    def accepted(self) -> int:
-        """Units that the server knows to be applied."""
+    def units(self) -> dict[str, int]:
+        """How many units are in which state."""
         output = self.run("usage", "--json", "--no-stripe", "--database", self.database)
         units: dict[str, int] = json.loads(output)["units"]
-        return units.get("accepted", 0) + units.get("settled", 0)
+        return units
+
+    def unsettled(self) -> int:
+        """Units that the server does not know to be applied."""
+        return sum(n for state, n in self.units().items() if state not in ("accepted", "settled"))
 
     def ledger(self) -> dict[str, Decimal]:
         """Customer -> quantity in the ledger."""
