@@ -268,6 +268,36 @@ def test_a_restarted_server_goes_on_at_once(busy_ledger: "Ledger") -> None:
     assert claim.undecided
 
 
+@pytest.mark.parametrize("verdict", [Accepted(), Busy(), Parked("no Stripe customer")])
+def test_a_clock_that_was_ahead_for_a_moment_stops_no_lane(
+    busy_ledger: "Ledger", line: "LineOf", verdict: Verdict
+) -> None:
+    """Once it is right again, what it wrote into a lane keeps nobody from sending."""
+    busy_ledger.clock.advance(1000 * HOUR_S)
+    (claim,) = busy_ledger.claim(bind=not isinstance(verdict, Parked))
+    busy_ledger.settle(claim, verdict)
+    busy_ledger.append(line(event_name="used"), line(event_name="each"))
+    busy_ledger.clock.advance(-1000 * HOUR_S)
+    assert {claim.event_name for claim in busy_ledger.claim()} == {"used", "each"}
+
+
+def test_a_restart_sets_times_of_a_wrong_clock_anew(busy_ledger: "Ledger", line: "LineOf") -> None:
+    """A lane served or blocked in the far future has its turn; a true pause is kept."""
+    busy_ledger.append(line(event_name="each"))
+    paused, ahead = busy_ledger.claim()
+    busy_ledger.settle(paused, Busy(retry_after_s=9))
+    busy_ledger.clock.advance(1000 * HOUR_S)
+    busy_ledger.settle(ahead, Busy(retry_after_s=9))
+    busy_ledger.clock.advance(-1000 * HOUR_S)
+    with busy_ledger.database.transaction() as tx:
+        assert units.recover(tx) == 0
+    now = busy_ledger.clock.now
+    assert [(row.leased_until, row.blocked_until) for row in busy_ledger.rows(LaneRow)] == [
+        (now, now + timedelta(seconds=9)),
+        (now, now),
+    ]
+
+
 def test_a_refused_key_pauses_the_account_and_burns_nothing(
     busy_ledger: "Ledger", line: "LineOf"
 ) -> None:

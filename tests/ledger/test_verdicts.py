@@ -3,6 +3,7 @@
 import pytest
 
 from usageflow.ledger.verdicts import (
+    PAUSE_S_MAX,
     Accepted,
     AccountPaused,
     Ambiguous,
@@ -23,6 +24,7 @@ from usageflow.ledger.verdicts import (
         (Parked("nobody"), [30, 120, 600, 3600, 3600]),
         (Busy(retry_after_s=7.0), [7, 7]),
         (Busy(retry_after_s=0), [0.5, 0.5]),
+        (Busy(retry_after_s=86_400), [300, 300]),
         (Accepted(), [0, 0]),
         (Quarantined("code", "no"), [0, 0]),
         (Held("16 digits"), [0, 0]),
@@ -32,3 +34,4 @@ from usageflow.ledger.verdicts import (
 def test_pauses_grow_with_the_failures(verdict: Verdict, pauses: list[float]) -> None:
     """What decides nothing waits longer each time, up to a limit; what decides does not wait."""
     assert [pause_s(verdict, failures) for failures in range(len(pauses))] == pauses
+    assert all(pause <= PAUSE_S_MAX for pause in pauses)

@@ -315,8 +315,9 @@ class StripeCustomerRow(Row, table=True):
 class LaneRow(Row, table=True):
     """(account, customer, event name): at most one call in flight.
 
-    Free when `leased_until` and `blocked_until` have passed. `leased_until` of a free lane is when
-    it was last served, so the longest waiting lane is next. `waiting`: it has units to send.
+    Free without a `lease_owner` or past `leased_until`, and past `blocked_until`. `leased_until` of
+    a free lane is when it was last served, so the longest waiting lane is next. `waiting`: it has
+    units to send.
     """
 
     __tablename__ = "lane"

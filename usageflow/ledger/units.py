@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, cast
 
-from sqlalchemy import CursorResult, bindparam, func, update
+from sqlalchemy import CursorResult, bindparam, func, or_, update
 from sqlmodel import col, select
 
 from usageflow.db.session import Tx
@@ -23,6 +23,7 @@ from usageflow.db.tables import (
     UnitRow,
 )
 from usageflow.ledger.verdicts import (
+    PAUSE_S_MAX,
     Accepted,
     AccountPaused,
     Ambiguous,
@@ -48,6 +49,8 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
     ("ambiguous", "hold"): "held",
 }
 """(state, what happens) -> state. `settled` is reached by reconciliation."""
+
+_PAUSE_MAX: Final = timedelta(seconds=PAUSE_S_MAX)
 
 # Written out in the statement, so that the partial indexes of the same condition are used.
 _PENDING = col(UnitRow.state).in_(
@@ -99,7 +102,8 @@ def claim(
     Commit before the first byte leaves. A lane is free again when its verdict is settled, or when
     the lease ends without one; then its unit counts as possibly sent. A unit that may have been
     sent more than `resend_s_max` ago is held for a human, not sent again. Nothing is claimed of a
-    paused account.
+    paused account. A clock that was ahead for a moment stops no lane: a free one is free whenever
+    it was last served, and no block is longer than the longest pause.
     """
     free = tx.session.exec(
         select(LaneRow)
@@ -108,8 +112,11 @@ def claim(
             col(LaneRow.account_id) == account_id,
             col(StripeAccountRow.state) == "active",
             col(LaneRow.waiting),
-            col(LaneRow.leased_until) <= tx.now,
-            col(LaneRow.blocked_until) <= tx.now,
+            or_(col(LaneRow.lease_owner).is_(None), col(LaneRow.leased_until) <= tx.now),
+            or_(
+                col(LaneRow.blocked_until) <= tx.now,
+                col(LaneRow.blocked_until) > tx.now + _PAUSE_MAX,
+            ),
         )
         .order_by(col(LaneRow.leased_until))
         .limit(limit)
@@ -161,12 +168,18 @@ def settle(tx: Tx, claim: Claim, verdict: Verdict) -> bool:
 
 
 def recover(tx: Tx) -> int:
-    """Free every lane whose sender is gone; how many. Only for the one server of a database."""
+    """Free every lane whose sender is gone; how many. Only for the one server of a database.
+
+    Times that only a wrong clock can have set are set anew, so that these lanes have their turn.
+    """
     freed = tx.session.exec(
         update(LaneRow)
         .where(col(LaneRow.lease_owner).is_not(None))
         .values(lease_owner=None, leased_until=tx.now)
     )
+    latest = {LaneRow.leased_until: tx.now, LaneRow.blocked_until: tx.now + _PAUSE_MAX}
+    for time, limit in latest.items():
+        tx.session.exec(update(LaneRow).where(col(time) > limit).values({col(time): tx.now}))
     return cast("CursorResult[tuple[()]]", freed).rowcount
 
 

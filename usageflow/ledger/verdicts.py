@@ -12,6 +12,10 @@ BUSY_PAUSE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 """Pauses after 409 and 429 without a Retry-After."""
 PARKED_PAUSE_S: Final = (30.0, 120.0, 600.0, 3600.0)
 """Pauses while no Stripe customer is found: soon at first, then without straining the search."""
+RETRY_AFTER_S_MAX: Final = 300.0
+"""Longest Retry-After that is believed: a mistaken one must not stop a lane for days."""
+PAUSE_S_MAX: Final = max(*UNDECIDED_PAUSE_S, *BUSY_PAUSE_S, *PARKED_PAUSE_S, RETRY_AFTER_S_MAX)
+"""Longest pause there is: a lane that is blocked for longer was blocked by a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,10 @@ Verdict: TypeAlias = Accepted | Quarantined | AccountPaused | Busy | Ambiguous |
 def pause_s(verdict: Verdict, failures: int) -> float:
     """How long the lane waits after `verdict`, after `failures` others that decided nothing."""
     match verdict:
-        case Busy(retry_after_s=wish):
-            return _step(BUSY_PAUSE_S, failures) if wish is None else max(wish, BUSY_PAUSE_S[0])
+        case Busy(retry_after_s=wish) if wish is not None:
+            return min(max(wish, BUSY_PAUSE_S[0]), RETRY_AFTER_S_MAX)
+        case Busy():
+            return _step(BUSY_PAUSE_S, failures)
         case Ambiguous():
             return _step(UNDECIDED_PAUSE_S, failures)
         case Parked():
