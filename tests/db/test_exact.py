@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, insert, literal, select, text
 from sqlalchemy.exc import StatementError
 
-from usageflow.db.exact import ExactDecimal, UtcDateTime, add, decimal_add, decimal_sum, plain
+from usageflow.db.exact import (
+    ExactDecimal,
+    UtcDateTime,
+    add,
+    decimal_add,
+    decimal_sum,
+    plain,
+    utc_hour,
+)
 from usageflow.db.session import Database
+from usageflow.periods import hour_start
 
 VALUES = Table(
     "exact_values",
@@ -53,6 +62,22 @@ def test_sums_in_the_database_are_exact(stored: Database) -> None:
         assert tx.session.scalar(both) == Decimal("123456789012345678901234567890.123456789013")
         tx.session.execute(insert(VALUES), [{"amount": None}])
         assert tx.session.scalar(select(decimal_sum(VALUES.c.amount))) == Decimal(1)
+
+
+def test_hours_in_the_database_are_ours(stored: Database) -> None:
+    """The UTC hour of an instant, also before 1970, on its edges and from a zone of half hours."""
+    instants = [
+        datetime(2026, 3, 1, 1, 2, 3, 456789, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+        datetime(2026, 3, 1, 1, tzinfo=UTC),
+        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        datetime(1906, 1, 1, tzinfo=UTC),
+    ]
+    with stored.transaction() as tx:
+        tx.session.execute(insert(VALUES), [{"at": instant} for instant in instants])
+    hour = utc_hour(VALUES.c.at)
+    with stored.reading() as tx:
+        found = list(tx.session.scalars(select(hour).group_by(hour).order_by(hour)))
+    assert found == sorted(hour_start(instant) for instant in instants)
 
 
 def test_instants_come_back_in_utc(stored: Database) -> None:

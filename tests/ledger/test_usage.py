@@ -67,6 +67,25 @@ def test_each_event_name_shows_how_far_it_has_come(ledger: "Ledger", line: "Line
     assert totals(ledger)[0].forwarded[1] == forwarded("used", 10, 1, 0)
 
 
+def test_usage_without_an_account_is_added_up_in_the_database(
+    ledger: "Ledger", line: "LineOf"
+) -> None:
+    """A ledger of any size fits: what is read has a row per customer, metric, hour and meter."""
+    exact, noon = Decimal("1234567890123456789012345.1"), ledger.clock.now
+    late = noon + timedelta(minutes=59, seconds=59)
+    ledger.append(
+        *(line(event_name="used", quantity=exact, occurred_at=at) for at in (noon, late)),
+        line(event_name="used", quantity=4, occurred_at=noon + timedelta(hours=1)),
+        line(event_name="used", quantity=None, state="inbox"),
+    )
+    with ledger.database.reading() as tx:
+        rows = sorted(usage._unassigned(tx, ledger.organization_id))
+    assert [(window.hour, name, state, quantity) for window, name, state, quantity in rows] == [
+        (noon, "used", "open", Decimal("2469135780246913578024690.2")),
+        (noon + timedelta(hours=1), "used", "open", Decimal(4)),
+    ]
+
+
 def test_no_usage_is_an_empty_list(ledger: "Ledger") -> None:
     """A fresh ledger."""
     assert totals(ledger) == []

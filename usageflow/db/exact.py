@@ -21,6 +21,7 @@ _EXACT: Final = decimal.Context(prec=100, traps=[decimal.Inexact, decimal.Invali
 """A sum of quantities (38 digits, 12 of them decimals) never needs 100 digits; were one to, it
 would raise rather than round."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_HOUR_US: Final = 3_600_000_000
 
 BIG_ID = BigInteger().with_variant(Integer, "sqlite")
 """A 64-bit key that counts up; only INTEGER does so on SQLite, where it has 64 bits as well."""
@@ -101,6 +102,25 @@ class decimal_sum(FunctionElement[Decimal]):  # noqa: N801 - named as the SQL fu
 
     type = ExactDecimal()
     inherit_cache = True
+
+
+class utc_hour(FunctionElement[datetime]):  # noqa: N801 - named as the SQL function it is
+    """The beginning of an instant's UTC hour, as `usageflow.periods` has it."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(utc_hour, "sqlite")
+def _hour_on_sqlite(element: utc_hour, compiler: SQLCompiler, **kw: Any) -> str:
+    at = compiler.process(element.clauses, **kw)
+    # the remainder twice: that of an instant before 1970 is negative
+    return f"({at} - ({at} % {_HOUR_US} + {_HOUR_US}) % {_HOUR_US})"
+
+
+@compiles(utc_hour, "postgresql")
+def _hour_on_postgresql(element: utc_hour, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"date_trunc('hour', {compiler.process(element.clauses, **kw)}, 'UTC')"
 
 
 @compiles(decimal_add, "sqlite")
