@@ -169,27 +169,7 @@ def _lanes(
 ) -> dict[tuple[str, str], Lane]:
     """The lanes of these events, made if new, locked in one order, and marked as waiting."""
     first = {(event.customer_id, event.event_name or ""): event for event in reversed(events)}
-    insert_new(
-        tx,
-        LaneRow,
-        [
-            {
-                "organization_id": organization_id,
-                "account_id": account_id,
-                "customer_id": customer_id,
-                "event_name": event_name,
-                "identity_field": event.identity_field,
-                "identity_value": event.identity_value,
-                "leased_until": tx.now,
-                "blocked_until": tx.now,
-                "failures": 0,
-                "waiting": True,
-            }
-            for (customer_id, event_name), event in first.items()
-        ],
-        key=["account_id", "customer_id", "event_name"],
-        give="id",
-    )
+    _make_lanes(tx, organization_id, account_id, first)
     lanes = table(LaneRow)
     rows = tx.session.execute(
         select(lanes.c.id, lanes.c.customer_id, lanes.c.event_name)
@@ -212,6 +192,33 @@ def _lanes(
         )
         for row in rows
     }
+
+
+def _make_lanes(
+    tx: Tx, organization_id: str, account_id: str, first: Mapping[tuple[str, str], Counted]
+) -> None:
+    """Make the lanes that do not exist yet; a new one is known as its `first` event has it."""
+    insert_new(
+        tx,
+        LaneRow,
+        [
+            {
+                "organization_id": organization_id,
+                "account_id": account_id,
+                "customer_id": customer_id,
+                "event_name": event_name,
+                "identity_field": event.identity_field,
+                "identity_value": event.identity_value,
+                "leased_until": tx.now,
+                "blocked_until": tx.now,
+                "failures": 0,
+                "waiting": True,
+            }
+            for (customer_id, event_name), event in first.items()
+        ],
+        key=["account_id", "customer_id", "event_name"],
+        give="id",
+    )
 
 
 def _folding(tx: Tx, account_id: str) -> set[str]:
