@@ -45,6 +45,17 @@ def test_a_key_is_listed_by_its_beginning_and_can_be_revoked(run: Run, database:
     assert len(re.findall(r"\d{4}-\d\d-\d\d", row)) == 2
 
 
+@pytest.mark.parametrize("command", [("list",), ("revoke", "uf_live_0000")])
+def test_a_mistyped_path_is_named_and_nothing_is_made_there(
+    run: Run, database: str, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """A database that is not there has no keys to list or revoke."""
+    status, out, err = run("keys", *command, "--database", database)
+    assert (status, out) == (1, "")
+    assert err == f"usageflow: there is no database file {tmp_path / 'fresh.db'}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "status", "word"),
     [

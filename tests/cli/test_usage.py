@@ -101,8 +101,17 @@ def test_no_usage_is_an_empty_list(run: Run, tmp_path: Path) -> None:
     assert document == {"usage": [], "inbox": 0, "units": {}}
 
 
+def test_a_mistyped_path_is_named_and_nothing_is_made_there(run: Run, tmp_path: Path) -> None:
+    """Reading leaves no file behind: neither a database nor its locks."""
+    path = tmp_path / "typo.db"
+    status, out, err = run("usage", "--database", f"sqlite:///{path}")
+    assert (status, out, err) == (1, "", f"usageflow: there is no database file {path}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_database_without_tables_is_explained(run: Run, tmp_path: Path) -> None:
-    """A mistyped path shows as what it is, with the command that would make a database of it."""
-    status, out, err = run("usage", "--database", f"sqlite:///{tmp_path / 'typo.db'}")
+    """With the command that would make a database of it."""
+    (tmp_path / "empty.db").touch()
+    status, out, err = run("usage", "--database", f"sqlite:///{tmp_path / 'empty.db'}")
     assert (status, out) == (1, "")
     assert "run `usageflow migrate`" in err

@@ -48,7 +48,7 @@ def list_keys(
     from usageflow.catalog.keys import listing
     from usageflow.cli.tables import table
 
-    with _organization(database, organization) as (tx, organization_id):
+    with _organization(database, organization, new=False) as (tx, organization_id):
         rows = [
             (
                 key.prefix,
@@ -73,19 +73,25 @@ def revoke(
     """Revoke a key: from now on it is refused."""
     from usageflow.catalog.keys import revoke as revoke_key
 
-    with _organization(database, organization) as (tx, organization_id):
+    with _organization(database, organization, new=False) as (tx, organization_id):
         if not revoke_key(tx, organization_id, key):
             raise ConfigurationError(f"no key in use is {key!r}; see `usageflow keys list`")
     print(f"revoked {key}")
 
 
 @contextmanager
-def _organization(database: str | None, name: str) -> "Iterator[tuple[Tx, str]]":
-    """A transaction on the (migrated) database, and the organization's id."""
+def _organization(
+    database: str | None, name: str, *, new: bool = True
+) -> "Iterator[tuple[Tx, str]]":
+    """A transaction on the (migrated) database, and the organization's id.
+
+    Only a `new` database may be made: a mistyped one has no keys to list or revoke.
+    """
     from usageflow.catalog.organizations import DEFAULT, default_organization, organization
     from usageflow.db.session import Database
 
-    with closing(Database.open(server_settings(database=database).database)) as db:
+    url = server_settings(database=database).database
+    with closing(Database.open(url, create=new)) as db:
         db.migrate()
         with db.transaction() as tx:
             found = default_organization(tx) if name == DEFAULT else organization(tx, name)

@@ -39,7 +39,7 @@ def usage(
     from usageflow.ledger.usage import totals
 
     settings = server_settings(database=database)
-    with closing(Database.open(settings.database)) as db, db.reading() as tx:
+    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
         organization_id = organization(tx, DEFAULT) or ""
         rows = totals(tx, organization_id)
         waiting = inbox.count(tx, organization_id)

@@ -72,14 +72,18 @@ class Database:
             )
 
     @classmethod
-    def open(cls, url: str, *, clock: Callable[[], datetime] = utc_now) -> Self:
-        """Connect to `sqlite:///FILE` (made if absent) or `postgresql://...`.
+    def open(
+        cls, url: str, *, clock: Callable[[], datetime] = utc_now, create: bool = True
+    ) -> Self:
+        """Connect to `sqlite:///FILE` (made if absent, unless not `create`) or `postgresql://...`.
 
         Raises DatabaseError, without the password, for anything that cannot be reached or used.
         """
         parsed = _parse(url)
-        sqlite = parsed.get_backend_name() == "sqlite"
-        database = cls(parsed, SqliteFile(Path(parsed.database or "")) if sqlite else None, clock)
+        path = Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+        if path is not None and not create and not path.exists():
+            raise DatabaseError(f"there is no database file {path.resolve()}")
+        database = cls(parsed, None if path is None else SqliteFile(path), clock)
         try:
             with database._writing(), database._writers.connect():
                 return database
