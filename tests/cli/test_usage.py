@@ -8,11 +8,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
-from usageflow.events import Identity, UsageEvent, encode
+from usageflow.events import Identity, UsageEvent, decode, encode
 from usageflow.ledger import store
 
 Run = Callable[..., Any]
@@ -98,7 +99,35 @@ def test_no_usage_is_an_empty_list(run: Run, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     assert run("migrate", "--database", url)[:2] == (0, f"{url} is up to date\n")
     document = json.loads(run("usage", "--json", "--database", url).out)
-    assert document == {"usage": [], "inbox": 0, "units": {}}
+    assert document == {"usage": [], "gaps": [], "inbox": 0, "units": {}}
+
+
+def test_gaps_are_shown(run: Run, url: str) -> None:
+    """What was not recorded one by one is told in both forms, known or not, and is in no total."""
+    shown = json.loads(run("usage", "--json", "--database", url).out)
+    assert shown["gaps"] == []
+    known = msgspec.structs.replace(
+        decode(event(4, "acct_1", EXACT, "calls")), state="gap", reason="12 requests: disk full"
+    )
+    unknown = msgspec.structs.replace(
+        known, id="event-5", identity=Identity("account_id", None), quantity=None
+    )
+    with closing(Database.open(url)) as db, db.transaction() as tx:
+        lines = [encode(known), encode(unknown)]
+        store.append(tx, default_organization(tx), lines, unknown_metric="create")
+    out = run("usage", "--json", "--database", url).out
+    document = json.loads(out, parse_float=Decimal)
+    gap = {"metric": "API_CALL", "events": 1, "reason": "12 requests: disk full"}
+    assert document["gaps"] == [
+        gap | {"identity": {"field": "account_id", "value": "acct_1"}, "quantity": Decimal(EXACT)},
+        gap | {"identity": None, "quantity": None},
+    ]
+    assert (len(document["usage"]), document["inbox"]) == (len(shown["usage"]), 3)
+    lines = run("usage", "--database", url).out.splitlines()
+    reason = ["12", "requests:", "disk", "full"]
+    assert lines[-4].split() == ["account_id", "acct_1", "API_CALL", "1", EXACT, *reason]
+    assert lines[-3].split() == ["?", "API_CALL", "1", "?", *reason]
+    assert lines[-1] == "3 in the inbox"
 
 
 def test_a_mistyped_path_is_named_and_nothing_is_made_there(run: Run, tmp_path: Path) -> None:

@@ -1,9 +1,14 @@
 """What needs a human is listed with its reason."""
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import pytest
+from sqlmodel import col, select
+
+from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import inbox
-from usageflow.ledger.inbox import Item
+from usageflow.ledger.inbox import Gap, Item
 from usageflow.ledger.verdicts import Accepted, Held, Parked, Quarantined
 
 if TYPE_CHECKING:
@@ -62,3 +67,47 @@ def test_events_units_and_lines_say_what_is_wrong(ledger: "Ledger", line: "LineO
     assert [item.since for item in found[1:3]] == [held.first_attempt_at, ledger.clock.now]
     assert count(ledger) == 6
     assert [item.kind for item in listed(ledger, limit=1)] == ["event", "unit", "rejection"]
+
+
+def test_a_gap_is_in_the_inbox(ledger: "Ledger", line: "LineOf") -> None:
+    """What was served but not recorded one by one is told as long as it is in the ledger."""
+    ledger.append(line(state="gap", reason="12 requests: disk full"), line())
+    (item,) = listed(ledger)
+    assert (item.kind, item.state, item.subject) == ("event", "gap", "account_id acct_1, API_CALL")
+    assert (item.reason, count(ledger)) == ("12 requests: disk full", 1)
+
+
+def test_gaps_are_added_up_exactly(ledger: "Ledger", line: "LineOf") -> None:
+    """Per identity, metric and reason; what nobody knows or measured stays unknown."""
+    exact = Decimal("1234567890123456789012345.1")
+    ledger.append(
+        line(state="gap", quantity=exact, reason="disk full"),
+        line(state="gap", customer=None, quantity=None),
+        line(state="gap", quantity=exact, reason="disk full"),
+        line(state="gap", quantity=3, reason="disk full", metric="TOKEN"),
+        line(state="inbox", reason="disk full"),
+        line(),
+    )
+    with ledger.database.reading() as tx:
+        found = inbox.gaps(tx, ledger.organization_id)
+        assert inbox.gaps(tx, "another") == []
+    assert found == [
+        Gap("account_id", "acct_1", "API_CALL", "disk full", 2, exact + exact),
+        Gap("account_id", None, "API_CALL", "no reason given", 1, None),
+        Gap("account_id", "acct_1", "TOKEN", "disk full", 1, Decimal(3)),
+    ]
+
+
+def test_the_inbox_is_found_through_its_index(ledger: "Ledger") -> None:
+    """However many events are counted, the few for a human are found at once."""
+    if ledger.database.dialect != "sqlite":
+        pytest.skip("PostgreSQL chooses by statistics, which a small table does not have")
+    statement = select(UsageEventRow).where(
+        col(UsageEventRow.organization_id) == "x", inbox._FOR_HUMAN
+    )
+    with ledger.database.reading() as tx:
+        compiled = statement.compile(
+            tx.session.get_bind(), compile_kwargs={"render_postcompile": True}
+        )
+        plan = tx.session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", ("x",))
+        assert "USING INDEX ix_usage_event_inbox" in plan.one().detail

@@ -16,6 +16,7 @@ from usageflow.errors import DeliveryError
 
 if TYPE_CHECKING:
     from usageflow.db.session import Tx
+    from usageflow.ledger.inbox import Gap
     from usageflow.ledger.usage import Forwarded, Usage
     from usageflow.stripe.applied import Sent
 
@@ -24,6 +25,7 @@ Applied = Mapping[tuple[str, str, datetime], Decimal]
 
 
 HEADER = ("customer", "metric", "hour", "quantity", "events", "Stripe meter", "sent", "applied")
+GAPS_HEADER = ("not recorded of", "metric", "events", "quantity", "reason")
 
 
 def usage(
@@ -42,14 +44,23 @@ def usage(
     with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
         organization_id = organization(tx, DEFAULT) or ""
         rows = totals(tx, organization_id)
+        gaps = inbox.gaps(tx, organization_id)
         waiting = inbox.count(tx, organization_id)
         states = units.summary(tx, organization_id)
         pairs = [] if no_stripe else _sent(tx, organization_id)
     applied = None if no_stripe else _applied(settings, pairs)
     if as_json:
-        _print_json({"usage": _documents(rows, applied), "inbox": waiting, "units": states})
+        document = {
+            "usage": _documents(rows, applied),
+            "gaps": [_gap_document(gap) for gap in gaps],
+            "inbox": waiting,
+            "units": states,
+        }
+        _print_json(document)
     else:
         print(table(HEADER, _cells(rows, applied)))
+        if gaps:
+            print(f"\n{table(GAPS_HEADER, [_gap_cells(gap) for gap in gaps])}")
         print(f"\n{waiting} in the inbox")
 
 
@@ -149,3 +160,24 @@ def _cells(rows: Sequence["Usage"], applied: Applied | None) -> list[tuple[str, 
 def _stripe_cells(row: "Usage", part: "Forwarded", applied: Applied | None) -> tuple[str, ...]:
     has = _at_stripe(row, part.event_name, applied)
     return part.event_name, f"{part.accepted:f}", "?" if has is None else f"{has:f}"
+
+
+def _gap_document(gap: "Gap") -> dict[str, Any]:
+    known = gap.value is not None
+    return {
+        "identity": {"field": gap.field, "value": gap.value} if known else None,
+        "metric": gap.metric,
+        "events": gap.events,
+        "quantity": gap.quantity,
+        "reason": gap.reason,
+    }
+
+
+def _gap_cells(gap: "Gap") -> tuple[str, ...]:
+    return (
+        "?" if gap.value is None else f"{gap.field} {gap.value}",
+        gap.metric,
+        str(gap.events),
+        "?" if gap.quantity is None else f"{gap.quantity:f}",
+        gap.reason,
+    )

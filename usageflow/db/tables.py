@@ -26,6 +26,8 @@ from sqlmodel import Field, SQLModel
 from usageflow.db.exact import BIG_ID, ExactDecimal, UtcDateTime
 
 EVENT_STATES: Final = ("counted", "inbox", "shadow", "skipped", "gap")
+EVENT_FOR_HUMAN: Final = ("inbox", "gap")
+"""The states of events that a human must see: not billed, though something was used."""
 UNIT_STATES: Final = (
     "open",
     "sealed",
@@ -209,7 +211,12 @@ class UsageEventRow(Row, table=True):
             "metric",
             "occurred_at",
         ),
-        Index("ix_usage_event_inbox", "organization_id", "seq", **_where("state = 'inbox'")),
+        Index(
+            "ix_usage_event_inbox",
+            "organization_id",
+            "seq",
+            **_where(_is_one_of("state", EVENT_FOR_HUMAN)),
+        ),
         Index(
             "ix_usage_event_unassigned",
             "organization_id",

@@ -2,16 +2,32 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, Literal
 
-from sqlalchemy import func
+from sqlalchemy import bindparam, func
+from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
+from usageflow.db.exact import decimal_sum
 from usageflow.db.session import Tx
-from usageflow.db.tables import IngestRejectionRow, LaneRow, UnitRow, UsageEventRow
+from usageflow.db.tables import (
+    EVENT_FOR_HUMAN,
+    IngestRejectionRow,
+    LaneRow,
+    UnitRow,
+    UsageEventRow,
+)
 
 UNIT_STATES: Final = ("parked", "quarantined", "held")
 """The states of units that need a human; parked ones may still resolve themselves."""
+
+_NO_REASON: Final = "no reason given"
+
+# Written out in the statement, so that the partial index of the same condition is used.
+_FOR_HUMAN = col(UsageEventRow.state).in_(
+    bindparam("for_human", EVENT_FOR_HUMAN, expanding=True, literal_execute=True)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +46,23 @@ class Item:
     since: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Usage that was not recorded one by one, and so is in no total. `reason` tells how many
+    requests it was.
+
+    `value` is None if nobody knows whose; `events` counts the gap events that say the same;
+    `quantity` is None if nothing could be measured.
+    """
+
+    field: str
+    value: str | None
+    metric: str
+    reason: str
+    events: int
+    quantity: Decimal | None
+
+
 def items(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     """What needs a human: the latest of each kind, at most `limit` of each."""
     return [
@@ -45,7 +78,7 @@ def count(tx: Tx, organization_id: str) -> int:
         select(func.count())
         .select_from(UsageEventRow)
         .where(col(UsageEventRow.organization_id) == organization_id)
-        .where(col(UsageEventRow.state) == "inbox"),
+        .where(_FOR_HUMAN),
         select(func.count())
         .select_from(UnitRow)
         .where(col(UnitRow.organization_id) == organization_id)
@@ -57,11 +90,29 @@ def count(tx: Tx, organization_id: str) -> int:
     return sum(tx.session.exec(statement).one() for statement in counts)
 
 
+def gaps(tx: Tx, organization_id: str) -> list[Gap]:
+    """Every gap of the organization, the oldest first, equal ones added up."""
+    what = (
+        col(UsageEventRow.identity_field),
+        col(UsageEventRow.identity_value),
+        col(UsageEventRow.metric),
+        func.coalesce(col(UsageEventRow.reason), _NO_REASON),
+    )
+    rows = tx.session.execute(
+        select_columns(*what, func.count(), decimal_sum(col(UsageEventRow.quantity)))
+        .where(col(UsageEventRow.organization_id) == organization_id)
+        .where(_FOR_HUMAN, col(UsageEventRow.state) == "gap")
+        .group_by(col(UsageEventRow.reason), *what[:3])
+        .order_by(func.min(col(UsageEventRow.seq)))
+    )
+    return [Gap(*row) for row in rows]
+
+
 def _events(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     rows = tx.session.exec(
         select(UsageEventRow)
         .where(col(UsageEventRow.organization_id) == organization_id)
-        .where(col(UsageEventRow.state) == "inbox")
+        .where(_FOR_HUMAN)
         .order_by(col(UsageEventRow.seq).desc())
         .limit(limit)
     )
@@ -71,7 +122,7 @@ def _events(tx: Tx, organization_id: str, limit: int) -> list[Item]:
             key=row.id,
             state=row.state,
             subject=f"{row.identity_field} {row.identity_value or 'unknown'}, {row.metric}",
-            reason=row.reason or "no reason given",
+            reason=row.reason or _NO_REASON,
             since=row.received_at,
         )
         for row in rows
@@ -93,7 +144,7 @@ def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
             key=unit.identifier,
             state=unit.state,
             subject=f"{lane.identity_field} {lane.identity_value}, {lane.event_name}",
-            reason=unit.reason or "no reason given",
+            reason=unit.reason or _NO_REASON,
             since=unit.updated_at,
         )
         for unit, lane in rows

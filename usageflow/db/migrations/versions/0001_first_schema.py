@@ -431,8 +431,8 @@ def _create_tables() -> None:
         "usage_event",
         ["organization_id", "seq"],
         unique=False,
-        sqlite_where=sa.text("state = 'inbox'"),
-        postgresql_where=sa.text("state = 'inbox'"),
+        sqlite_where=sa.text("state IN ('inbox', 'gap')"),
+        postgresql_where=sa.text("state IN ('inbox', 'gap')"),
     )
     op.create_index(
         "ix_usage_event_unassigned",
