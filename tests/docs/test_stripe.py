@@ -1,9 +1,14 @@
 """What the page about Stripe says of answers, pauses and identifiers."""
 
 import re
+import sqlite3
+import textwrap
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from usageflow.db.session import Database
+from usageflow.db.tables import UNIT_STATES
 from usageflow.ledger.folding import UNIT_DIGITS_MAX, Lane, identifier
 from usageflow.ledger.verdicts import (
     BUSY_PAUSE_S,
@@ -71,3 +76,21 @@ def test_units_are_as_told(root: Path) -> None:
     assert "`uf1_` and a hash" in page(root)
     assert "56 characters" in page(root)
     assert UNIT_DIGITS_MAX == VALUE_DIGITS_MAX == 15
+
+
+def test_what_is_stuck_without_a_meter_can_be_found(root: Path, tmp_path: Path) -> None:
+    """The page names Stripe's words, and its query runs on the schema as it is."""
+    text = (root / "docs" / "stripe.md").read_text(encoding="utf-8")
+    assert "`No active meter found`" in text
+    (query,) = re.findall(r"^ *```sql\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"state = '(\w+)'", query) == ["quarantined"]
+    assert "quarantined" in UNIT_STATES
+    file = tmp_path / "usageflow.db"
+    with closing(Database.open(f"sqlite:///{file}")) as db:
+        db.migrate()
+    with closing(sqlite3.connect(file)) as connection:
+        found = connection.execute(textwrap.dedent(query))
+        assert [column[0] for column in found.description] == [
+            *("event_name", "identifier", "stripe_customer_id", "quantity"),
+            *("occurred_at", "reason"),
+        ]
