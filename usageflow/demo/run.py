@@ -101,23 +101,34 @@ def _run(directory: Path, at: Addresses, *, once: bool) -> int:
 
 
 def _start(processes: Processes, directory: Path, at: Addresses, stripe_key: str) -> None:
-    ports, policies = at.ports, str(Path(__file__).with_name("policies.toml"))
+    ports = at.ports
     print("starting the Stripe emulator ...", flush=True)
     processes.start(
         "stripe", ports["stripe"], "usageflow", "stripe-emulator", "--port", str(ports["stripe"])
     )
     _seed(at, stripe_key)
     print("starting the server ...", flush=True)
+    _start_server(processes, directory, at, stripe_key)
+    _start_edges(processes, directory, at)
+
+
+def _start_server(processes: Processes, directory: Path, at: Addresses, stripe_key: str) -> None:
+    port, policies = at.ports["server"], str(Path(__file__).with_name("policies.toml"))
     processes.start(
         "server",
-        ports["server"],
-        *("usageflow", "serve", "--port", str(ports["server"]), "--policies", policies),
+        port,
+        *("usageflow", "serve", "--port", str(port), "--policies", policies),
         env={
             "USAGEFLOW_DATABASE": _database(directory),
             "USAGEFLOW_STRIPE_API_KEY": stripe_key,
             "USAGEFLOW_STRIPE_API_BASE": at.url("stripe"),
         },
     )
+
+
+def _start_edges(processes: Processes, directory: Path, at: Addresses) -> None:
+    """The proxy with the API behind it, and the app that meters itself."""
+    ports = at.ports
     edge = {"USAGEFLOW_SERVER": at.url("server"), "USAGEFLOW_API_KEY": _api_key(directory)}
     print(
         "starting the sample API, the proxy before it, and the app with the middleware ...",
