@@ -26,7 +26,7 @@ from usageflow.errors import ConfigurationError, DatabaseError
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger.units import summary
 from usageflow.policies import Metric, Policy, PolicyFile
-from usageflow.server import Server, listening_socket
+from usageflow.server import STOP_S, Server, listening_socket
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running
@@ -332,6 +332,24 @@ def test_a_killed_server_goes_on_at_once_and_counts_nothing_twice(
 
     await_true(settled, within_s=40)  # a lease lasts 80 s
     assert stripe.applied("account_id") == {("acct_42", "calls"): Decimal("1.5")}
+
+
+def test_a_hanging_call_does_not_keep_the_server_alive(
+    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
+) -> None:
+    """SIGTERM while Stripe is silent for 30 s: it ends in time, and leaves what a kill leaves."""
+    serving = serve(**stripe_settings(stripe))
+    stripe.fault("slow", seconds=30)
+    record(serving, secret_of(command), "a")
+    await_true(lambda: stripe.state()["faults"] == [], within_s=30)
+    began_s = time.monotonic()
+    assert serving.stop() == 0
+    assert time.monotonic() - began_s < 2 * STOP_S
+    log = "".join(serving.log)
+    assert "1 calls to Stripe unanswered" in log
+    assert "Traceback" not in log
+    with closing(Database.open(settings_for(tmp_path).database)) as db, db.reading() as tx:
+        assert summary(tx, organization(tx, DEFAULT) or "") == {"sending": 1}
 
 
 def test_a_key_that_stripe_refuses_is_told_in_the_log(

@@ -31,6 +31,8 @@ from usageflow.worker import Duty, Worker
 
 DRAIN_S: Final = 10
 """Longest wait for requests in progress when the server is told to stop."""
+STOP_S: Final = 5.0
+"""Longest wait after that for the worker's round, and then again for calls to Stripe in flight."""
 
 ASSIGN_EVENTS_MAX: Final = 1_000
 """Events put into units in one transaction: short enough for ingestion beside it."""
@@ -64,7 +66,7 @@ class Server:
             db.migrate()
             organization_id = self._prepare(db)
             duties = self._duties(db, organization_id, opened)
-            worker = opened.enter_context(Worker(duties, stop_s_max=DRAIN_S))
+            worker = opened.enter_context(Worker(duties, stop_s_max=STOP_S))
             self.app = create_api(db, self._settings, on_events=worker.wake)
             self._resources = opened.pop_all()
         return self
@@ -75,7 +77,7 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let the calls in progress end, then close the database."""
+        """Let the calls in progress end, for a bounded time, then close the database."""
         self._resources.close()
 
     def _prepare(self, db: Database) -> str:
@@ -117,6 +119,7 @@ class Server:
             calls_per_s=settings.stripe_calls_per_s,
             concurrency=settings.stripe_concurrency,
             resend_s_max=settings.stripe_resend_s_max,
+            stop_s_max=STOP_S,
         )
         opened.enter_context(forwarder)
         return forwarding(db, account_id, forwarder, refresh_s=settings.stripe_refresh_s)
@@ -155,6 +158,7 @@ def forwarding(
 def serve(settings: Settings, *, policies: PolicyFile | None = None) -> None:
     """Serve until SIGINT or SIGTERM; then requests and calls in progress end, and it returns.
 
+    It waits at most DRAIN_S for requests and twice STOP_S for what the worker does.
     Raises ConfigurationError if the address is taken, and what `Server` raises.
     """
     # uvicorn stops gracefully and then sends itself the signal again. As an interrupt it unwinds

@@ -91,7 +91,10 @@ class Way:
         """One more forwarder, which knows the meters."""
         limits = {"timeout_s": 5, "calls_per_s": 1_000, "concurrency": 4, "resend_s_max": 72_000}
         made = Forwarder(
-            self.database, self.account_id, gateway or self.gateway, **{**limits, **options}
+            self.database,
+            self.account_id,
+            gateway or self.gateway,
+            **{**limits, "stop_s_max": 10, **options},
         )
         self.forwarders.append(made)
         if refreshed:

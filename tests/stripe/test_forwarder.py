@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 import stripe as stripe_sdk
 
 from usageflow.db.tables import StripeAccountRow
-from usageflow.errors import DeliveryError
+from usageflow.errors import DatabaseError, DeliveryError
 from usageflow.ledger.verdicts import Verdict
 from usageflow.stripe.client import StripeCustomer, StripeGateway
 from usageflow.stripe.meter_events import MeterEvent
@@ -169,8 +170,7 @@ def test_a_killed_sender_is_followed_by_another(way: "Way", moment: str) -> None
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
     forwarder.refresh()
     way.use(5)
-    with pytest.raises(Killed):
-        way.forward(forwarder)
+    way.forward(forwarder)
     assert way.states() == [("sending", "5")]
     successor = way.forwarder()
     way.forward(successor)
@@ -180,6 +180,82 @@ def test_a_killed_sender_is_followed_by_another(way: "Way", moment: str) -> None
     assert_exactly_once(way, {("acct_1", "tokens"): "5"})
     assert way.units()[0].attempts == 2
     dying.close()
+
+
+class FailingGateway(StripeGateway):
+    """Stripe, and a customer whose units fail in a way that is no verdict."""
+
+    def send_meter_event(self, event: MeterEvent) -> Verdict:
+        """Fails for quantity 1 as a database does, for 2 as a mistake of ours; sends the others."""
+        if event.payload["value"] == "1":
+            raise DatabaseError("the database is gone")
+        if event.payload["value"] == "2":
+            raise ZeroDivisionError("ours")
+        return super().send_meter_event(event)
+
+
+def test_one_failed_sender_hides_no_other(way: "Way", caplog: pytest.LogCaptureFixture) -> None:
+    """Each failure is told with its unit, ours with a traceback, and what went well counts."""
+    names = ["acct_1", "acct_2", "acct_3"]
+    way.emulator.seed([{"account_id": name} for name in names], ["tokens"])
+    failing = FailingGateway(way.emulator.api_key, base=way.emulator.url, timeout_s=5)
+    forwarder = way.forwarder(failing)
+    for quantity, name in enumerate(names, 1):
+        way.use(quantity, customer=name)
+    way.forward(forwarder)
+    assert [state for state, _ in way.states()] == ["sending", "sending", "accepted"]
+    failures = [record for record in caplog.records if record.name == "usageflow.stripe"]
+    first, second, _ = (unit.identifier for unit in way.units())
+    assert {record.getMessage(): bool(record.exc_info) for record in failures} == {
+        f"unit {first}: the database is gone": False,
+        f"unit {second}: ours": True,
+    }
+    failing.close()
+
+
+def senders() -> list[threading.Thread]:
+    """The threads that are sending."""
+    return [thread for thread in threading.enumerate() if thread.name == "usageflow-stripe"]
+
+
+@pytest.mark.parametrize("route", ["/v1/billing/meter_events", "GET /v1/customers/search"])
+def test_closing_waits_only_so_long(
+    way: "Way", route: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A late answer is neither settled nor followed by another call; the next sender resends."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder(stop_s_max=0.05)
+    forwarder._swept.add("account_id")  # so that the customer must be searched
+    way.emulator.fault("slow", route=route, seconds=0.6)
+    way.use(5)
+    forwarder.forward_once()
+    began_s = time.monotonic()
+    forwarder.close()
+    assert time.monotonic() - began_s < 0.5
+    assert "1 calls to Stripe unanswered" in caplog.text
+    (sender,) = senders()
+    assert sender.daemon
+    sender.join(5)
+    assert way.states() == [("sending", "5")]
+    assert way.applied() == ({("acct_1", "tokens"): "5"} if "events" in route else {})
+    way.use(6)
+    way.pass_time(120)
+    way.forward(forwarder)
+    assert way.states() == [("sending", "5"), ("open", "6")]
+    way.forward_all(way.forwarder())
+    assert_exactly_once(way, {("acct_1", "tokens"): "11"})
+
+
+def test_closing_lets_a_call_end(way: "Way") -> None:
+    """Within the bound the answer is waited for and settled."""
+    way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.emulator.fault("slow", seconds=0.3)
+    way.use(5)
+    forwarder.forward_once()
+    forwarder.close()
+    assert senders() == []
+    assert_exactly_once(way, {("acct_1", "tokens"): "5"})
 
 
 @pytest.mark.parametrize("status", [401, 403])

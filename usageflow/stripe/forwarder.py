@@ -5,16 +5,18 @@ who sends, since when), bound to its Stripe customer (committed: the payload is 
 settled. What the answer means is decided in `answers`, what follows from it in the ledger.
 """
 
+import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Final, Self
 
 from usageflow.db.session import Database, Tx
-from usageflow.errors import DeliveryError
+from usageflow.errors import DeliveryError, UsageFlowError
 from usageflow.ledger import units
 from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import AccountPaused, Busy, Held, Verdict
@@ -28,13 +30,15 @@ ANSWER_WAIT_S: Final = 0.05
 CALLS_PER_UNIT: Final = 4
 """Calls one unit may take, so that its lease outlives them: search, two customers, the event."""
 
+logger = logging.getLogger("usageflow.stripe")
+
 
 class Forwarder:
     """Sends the units of one account. Call `forward_once` from one thread; `close` it at the end.
 
     At most `concurrency` calls are in flight, and `calls_per_s` meter events begin each second. A
     unit whose fate is unknown is sent again with the same identifier for `resend_s_max` after its
-    first attempt, and is held for a human afterwards.
+    first attempt, and is held for a human afterwards. `stop_s_max` bounds the wait of `close`.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Forwarder:
         calls_per_s: float,
         concurrency: int,
         resend_s_max: float,
+        stop_s_max: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -60,7 +65,8 @@ class Forwarder:
         self._bucket = TokenBucket(calls_per_s, concurrency)
         self._clock = clock
         self._sleep = sleep
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="usageflow-stripe")
+        self._stop_s_max = stop_s_max
+        self._closed = False
         self._in_flight: set[Future[None]] = set()
         self._meters: Mapping[str, Meter] | None = None
         self._swept: set[str] = set()
@@ -74,8 +80,8 @@ class Forwarder:
         """Begin what may begin now; how many units are being sent or have just been settled.
 
         0: nothing is due, or the meters have not been listed yet, so that it is not known what
-        they expect. Raises what a sender could not turn into a verdict, such as
-        DatabaseError; its unit is found again when the lease ends.
+        they expect. What a sender cannot turn into a verdict, such as DatabaseError, is logged;
+        its unit is found again when the lease ends.
         """
         if self._meters is None:
             return 0
@@ -83,16 +89,21 @@ class Forwarder:
         for claim in self._claim():
             self._sleep(self._bucket.take(self._clock()))
             meter = self._meters.get(claim.event_name, Meter(event_name=claim.event_name))
-            self._in_flight.add(self._pool.submit(self._deliver, claim, meter))
+            self._in_flight.add(self._begin(claim, meter))
         busy = len(self._in_flight)
-        done, self._in_flight = wait(self._in_flight, ANSWER_WAIT_S, FIRST_COMPLETED)
-        for future in done:
-            future.result()
+        self._in_flight = wait(self._in_flight, ANSWER_WAIT_S, FIRST_COMPLETED).not_done
         return busy
 
     def close(self) -> None:
-        """Wait for the calls in flight. Their verdicts are settled."""
-        self._pool.shutdown()
+        """Wait for the calls in flight, and settle their verdicts, but only up to the bound.
+
+        Nothing is begun or settled afterwards. A unit without a verdict is found again, by its
+        lease or by `units.recover`, and sent again with the same identifier.
+        """
+        late = wait(self._in_flight, self._stop_s_max).not_done
+        self._closed = True
+        if late:
+            logger.warning("%d calls to Stripe unanswered; their units are sent again", len(late))
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +127,7 @@ class Forwarder:
     def _claim(self) -> list[Claim]:
         """Claim a unit for each free sender, bound to its customer where that is known."""
         free = self._concurrency - len(self._in_flight)
-        if free <= 0:
+        if free <= 0 or self._closed:
             return []
         with self._db.transaction() as tx:
             claims = units.claim(
@@ -137,9 +148,29 @@ class Forwarder:
                     return units.bind_customer(tx, claim, customer_id)
         return claim
 
+    def _begin(self, claim: Claim, meter: Meter) -> Future[None]:
+        """Deliver in a thread of its own; done when it has ended, however it did."""
+        ended: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._deliver(claim, meter)
+            except Exception as error:
+                # What we can explain needs no traceback; a fault of ours does.
+                trace = None if isinstance(error, UsageFlowError) else error
+                logger.error("unit %s: %s", claim.identifier, error, exc_info=trace)  # noqa: TRY400 - see above
+            finally:
+                ended.set_result(None)
+
+        # A daemon, which no ThreadPoolExecutor has: a call that hangs must not hold up the exit.
+        threading.Thread(target=run, name="usageflow-stripe", daemon=True).start()
+        return ended
+
     def _deliver(self, claim: Claim, meter: Meter) -> None:
         """Bring one claimed unit to a verdict, and settle it."""
         verdict = self._attempt(claim, meter)
+        if self._closed:  # the database may be closed too, and the unit be another sender's
+            return
         with self._db.transaction() as tx:
             units.settle(tx, claim, verdict)
 
@@ -165,6 +196,8 @@ class Forwarder:
             now = customers.look_up(self._gateway, field, value, before)
         except DeliveryError as error:
             return AccountPaused(str(error)) if error.refused else Busy()
+        if self._closed:
+            return Busy()
         with self._db.transaction() as tx:
             customers.replace(tx, self._account_id, field, value, now)
             if len(now) == 1:
