@@ -106,7 +106,9 @@ def test_a_taken_port_ends_it_with_one_line() -> None:
 
 def test_a_command_that_fails_is_quoted(tmp_path: Path) -> None:
     """What the user would have typed, and what it said."""
-    with pytest.raises(UsageFlowError, match=r"usageflow keys revoke x: usageflow: no key in use"):
+    with pytest.raises(
+        UsageFlowError, match=r"usageflow keys revoke x: usageflow: there is no database"
+    ):
         _usageflow(tmp_path, "keys", "revoke", "x")
 
 
