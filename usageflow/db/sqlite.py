@@ -80,18 +80,12 @@ class SqliteFile:
             os.close(self._server)
 
     def _connect_writer(self) -> sqlite3.Connection:
-        connection = self._connect("rwc")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        return connection
+        return self._connect("rwc", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
     def _connect_reader(self) -> sqlite3.Connection:
-        connection = self._connect("ro")
-        connection.execute("PRAGMA query_only = ON")
-        return connection
+        return self._connect("ro", "query_only = ON")
 
-    def _connect(self, mode: str) -> sqlite3.Connection:
+    def _connect(self, mode: str, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?mode={mode}",
             uri=True,
@@ -99,6 +93,12 @@ class SqliteFile:
             isolation_level=None,  # transactions begin where we say, DDL included
             check_same_thread=False,  # the pool hands a connection to one thread at a time
         )
+        try:
+            for pragma in pragmas:  # the first to read the file: it may be no database
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error:
+            connection.close()
+            raise
         register(connection)
         return connection
 
