@@ -14,7 +14,15 @@ import pytest
 from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
 from usageflow.events import Identity, UsageEvent, decode, encode
-from usageflow.ledger import store
+from usageflow.ledger import store, units
+from usageflow.periods import hour_start
+from usageflow.stripe import meters
+from usageflow.stripe.accounts import ensure_own
+from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.emulator.app import create_emulator
+from usageflow.stripe.emulator.remote import RemoteEmulator
+from usageflow.stripe.emulator.serve import running
+from usageflow.stripe.meter_events import MeterEvent, meter_event
 
 Run = Callable[..., Any]
 
@@ -81,6 +89,8 @@ def test_json_is_exact(run: Run, url: str) -> None:
         ],
     }
     assert (second["customer"], second["quantity"], second["stripe"]) == ("acct_2", 7, [])
+    meter = {"customer": "acct_1", "event_name": "calls", "hour": "2026-11-21T09:00:00Z"}
+    assert document["stripe"] == [meter | {"accepted": 0, "applied": None}]
 
 
 def test_the_table_is_for_people(run: Run, url: str) -> None:
@@ -99,7 +109,80 @@ def test_no_usage_is_an_empty_list(run: Run, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'new.db'}"
     assert run("migrate", "--database", url)[:2] == (0, f"{url} is up to date\n")
     document = json.loads(run("usage", "--json", "--database", url).out)
-    assert document == {"usage": [], "gaps": [], "inbox": 0, "units": {}}
+    assert document == {"usage": [], "stripe": [], "gaps": [], "inbox": 0, "units": {}}
+
+
+def forward(url: str, emulator: RemoteEmulator, customer: str, *lines: bytes) -> None:
+    """Record these events and send their units, one of each lane, for a Stripe customer."""
+    gateway = StripeGateway(emulator.api_key, base=emulator.url, timeout_s=5)
+    with closing(Database.open(url)) as db, closing(gateway):
+        db.migrate()
+        with db.transaction() as tx:
+            organization_id = default_organization(tx)
+            account_id = ensure_own(tx, organization_id, livemode=False)
+        known = meters.refresh(db, account_id, gateway)
+        with db.transaction() as tx:
+            store.append(tx, organization_id, lines, unknown_metric="create")
+            claims = units.claim(tx, account_id, owner="test", limit=9, lease_s=60, resend_s_max=60)
+            for claim in claims:
+                units.bind_customer(tx, claim, customer)
+                sent = meter_event(
+                    known[claim.event_name],
+                    customer=customer,
+                    quantity=claim.quantity,
+                    identifier=claim.identifier,
+                    occurred_at=claim.occurred_at,
+                )
+                assert isinstance(sent, MeterEvent)
+                assert units.settle(tx, claim, gateway.send_meter_event(sent))
+
+
+def test_metrics_of_one_meter_do_not_look_like_a_drift(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stripe has only their sum: it stands beside theirs, never beside one of them."""
+    url, now = f"sqlite:///{tmp_path / 'shared.db'}", datetime.now(UTC)
+    first = msgspec.structs.replace(decode(event(1, "acct_1", "2", "calls")), occurred_at=now)
+    more: list[dict[str, Any]] = [
+        {"id": "event-2", "metric": "TOKEN", "quantity": Decimal("0.5")},
+        {"id": "event-3", "event_name": "own"},
+        {"id": "event-4", "event_name": "each"},
+    ]
+    lines = [encode(msgspec.structs.replace(first, **changes)) for changes in [{}, *more]]
+    with running(create_emulator(search_lag_s=0)) as base:
+        emulator = RemoteEmulator(base, "sk_test_emulated")
+        count = {"event_name": "each", "formula": "count"}
+        (customer,) = emulator.seed([{"account_id": "acct_1"}], ["calls", "own", count])
+        forward(url, emulator, customer, *lines)
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_KEY", emulator.api_key)
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_BASE", emulator.url)
+        document = json.loads(run("usage", "--json", "--database", url).out, parse_float=Decimal)
+        table = run("usage", "--database", url).out.splitlines()
+    applied = {
+        (row["metric"], part["event_name"]): part["applied"]
+        for row in document["usage"]
+        for part in row["stripe"]
+    }
+    assert applied == {
+        ("API_CALL", "calls"): None,
+        ("API_CALL", "each"): 1,
+        ("API_CALL", "own"): 2,
+        ("TOKEN", "calls"): None,
+    }
+    hour = f"{hour_start(now):%Y-%m-%dT%H:%M:%SZ}"
+    assert document["stripe"] == [
+        {"customer": "acct_1", "event_name": name, "hour": hour, "accepted": both, "applied": both}
+        for name, both in (("calls", Decimal("2.5")), ("own", 2))
+    ]
+    (line,) = [line.split() for line in table if line.split()[1:2] == ["calls"]]
+    assert line == [
+        "acct_1",
+        "calls",
+        *f"{hour_start(now):%Y-%m-%d %H:%M}".split(),
+        "2",
+        "2.5",
+        "2.5",
+    ]
 
 
 def test_gaps_are_shown(run: Run, url: str) -> None:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from usageflow.ledger import usage
-from usageflow.ledger.usage import Forwarded, Usage
+from usageflow.ledger.usage import Fed, Forwarded, Slot, Usage
 from usageflow.ledger.verdicts import Accepted, Quarantined
 
 if TYPE_CHECKING:
@@ -84,6 +84,29 @@ def test_usage_without_an_account_is_added_up_in_the_database(
         (noon, "used", "open", Decimal("2469135780246913578024690.2")),
         (noon + timedelta(hours=1), "used", "open", Decimal(4)),
     ]
+
+
+def test_metrics_that_share_a_meter_are_added_up(ledger: "Ledger", line: "LineOf") -> None:
+    """Stripe knows no metric: what it has of a customer, meter and hour is the sum of them."""
+    ledger.connect(used="sum", each="count", last="last")
+    noon, later = ledger.clock.now, ledger.clock.now + timedelta(hours=1)
+    ledger.append(
+        line(event_name="used", quantity=2),
+        line(event_name="used", metric="TOKEN", quantity=4),
+        line(event_name="used", metric="TOKEN", quantity=8, occurred_at=later),
+        line(event_name="each", quantity=16),
+        line(quantity=32),
+    )
+    for claim in ledger.claim():
+        ledger.settle(claim, Accepted())
+    assert usage.by_slot(totals(ledger)) == {
+        Slot("acct_1", "used", noon): Fed(Decimal(6), 2),
+        Slot("acct_1", "used", later): Fed(Decimal(0), 1),
+        Slot("acct_1", "each", noon): Fed(Decimal(16), 1),
+    }
+    with ledger.database.reading() as tx:
+        assert usage.not_summed(tx, ledger.organization_id) == {"each", "last"}
+        assert usage.not_summed(tx, "another") == set()
 
 
 def test_no_usage_is_an_empty_list(ledger: "Ledger") -> None:

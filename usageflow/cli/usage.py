@@ -1,11 +1,11 @@
 """`usageflow usage`: totals per customer, metric and hour, and how much of them Stripe has."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,15 +17,26 @@ from usageflow.errors import DeliveryError
 if TYPE_CHECKING:
     from usageflow.db.session import Tx
     from usageflow.ledger.inbox import Gap
-    from usageflow.ledger.usage import Forwarded, Usage
+    from usageflow.ledger.usage import Fed, Forwarded, Slot, Usage
     from usageflow.stripe.applied import Sent
 
 Applied = Mapping[tuple[str, str, datetime], Decimal]
 """What Stripe says it has, by customer, event name and hour."""
 
-
 HEADER = ("customer", "metric", "hour", "quantity", "events", "Stripe meter", "sent", "applied")
+METERS_HEADER = ("customer", "Stripe meter", "hour", "metrics", "sent", "applied")
 GAPS_HEADER = ("not recorded of", "metric", "events", "quantity", "reason")
+
+
+class Compared(NamedTuple):
+    """What both sides have of one customer, meter and hour; `applied` is None if not known."""
+
+    customer: str
+    event_name: str
+    hour: datetime
+    accepted: Decimal
+    metrics: int
+    applied: Decimal | None
 
 
 def usage(
@@ -38,7 +49,7 @@ def usage(
     from usageflow.catalog.organizations import DEFAULT, organization
     from usageflow.db.session import Database
     from usageflow.ledger import inbox, units
-    from usageflow.ledger.usage import totals
+    from usageflow.ledger.usage import by_slot, not_summed, totals
 
     settings = server_settings(database=database)
     with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
@@ -47,20 +58,22 @@ def usage(
         gaps = inbox.gaps(tx, organization_id)
         waiting = inbox.count(tx, organization_id)
         states = units.summary(tx, organization_id)
+        other_meters = not_summed(tx, organization_id)
         pairs = [] if no_stripe else _sent(tx, organization_id)
     applied = None if no_stripe else _applied(settings, pairs)
+    slots = by_slot(rows)
+    own, meters = _own(slots, applied), _compared(slots, applied, other_meters)
     if as_json:
         document = {
-            "usage": _documents(rows, applied),
+            "usage": _documents(rows, own),
+            "stripe": [_compared_document(meter) for meter in meters],
             "gaps": [_gap_document(gap) for gap in gaps],
             "inbox": waiting,
             "units": states,
         }
         _print_json(document)
     else:
-        print(table(HEADER, _cells(rows, applied)))
-        if gaps:
-            print(f"\n{table(GAPS_HEADER, [_gap_cells(gap) for gap in gaps])}")
+        _print_tables(rows, own, meters, gaps)
         print(f"\n{waiting} in the inbox")
 
 
@@ -110,7 +123,20 @@ def _print_json(document: Mapping[str, Any]) -> None:
     sys.stdout.buffer.flush()
 
 
-def _documents(rows: Sequence["Usage"], applied: Applied | None) -> list[dict[str, Any]]:
+def _print_tables(
+    rows: Sequence["Usage"], own: Applied, meters: Sequence[Compared], gaps: Sequence["Gap"]
+) -> None:
+    """Of the meters only those that are not told by a line of usage: fed by several metrics, or
+    by none that the ledger knows.
+    """
+    print(table(HEADER, _cells(rows, own)))
+    if others := [_compared_cells(meter) for meter in meters if meter.metrics != 1]:
+        print(f"\n{table(METERS_HEADER, others)}")
+    if gaps:
+        print(f"\n{table(GAPS_HEADER, [_gap_cells(gap) for gap in gaps])}")
+
+
+def _documents(rows: Sequence["Usage"], own: Applied) -> list[dict[str, Any]]:
     return [
         {
             "customer": row.customer,
@@ -125,7 +151,7 @@ def _documents(rows: Sequence["Usage"], applied: Applied | None) -> list[dict[st
                     "accepted": part.accepted,
                     "pending": part.pending,
                     "stuck": part.stuck,
-                    "applied": _at_stripe(row, part.event_name, applied),
+                    "applied": own.get((row.customer, part.event_name, row.hour)),
                 }
                 for part in row.forwarded
             ],
@@ -134,14 +160,49 @@ def _documents(rows: Sequence["Usage"], applied: Applied | None) -> list[dict[st
     ]
 
 
-def _at_stripe(row: "Usage", event_name: str, applied: Applied | None) -> Decimal | None:
-    """What Stripe has of this customer, event name and hour; None: it was not asked."""
+def _own(slots: Mapping["Slot", "Fed"], applied: Applied | None) -> Applied:
+    """What Stripe has of a single metric; a meter of several cannot be told apart."""
     if applied is None:
-        return None
-    return applied.get((row.customer, event_name, row.hour), Decimal(0))
+        return {}
+    return {slot: applied.get(slot, Decimal(0)) for slot, fed in slots.items() if fed.metrics == 1}
 
 
-def _cells(rows: Sequence["Usage"], applied: Applied | None) -> list[tuple[str, ...]]:
+def _compared(
+    slots: Mapping["Slot", "Fed"], applied: Applied | None, without: Collection[str]
+) -> "list[Compared]":
+    """Both sides of every slot that either knows, but for the event names of `without`."""
+    from usageflow.ledger.usage import NOTHING, Slot
+
+    known = slots.keys() | {Slot(*key) for key in applied or ()}
+    return [
+        Compared(
+            *slot,
+            *slots.get(slot, NOTHING),
+            None if applied is None else applied.get(slot, Decimal(0)),
+        )
+        for slot in sorted(known)
+        if slot.event_name not in without
+    ]
+
+
+def _compared_document(meter: "Compared") -> dict[str, Any]:
+    document = meter._asdict()
+    del document["metrics"]
+    return document
+
+
+def _compared_cells(meter: "Compared") -> tuple[str, ...]:
+    return (
+        meter.customer,
+        meter.event_name,
+        f"{meter.hour:%Y-%m-%d %H:%M}",
+        str(meter.metrics),
+        f"{meter.accepted:f}",
+        "?" if meter.applied is None else f"{meter.applied:f}",
+    )
+
+
+def _cells(rows: Sequence["Usage"], own: Applied) -> list[tuple[str, ...]]:
     """A line for each event name the usage goes to, one without for usage that stays here."""
     return [
         (
@@ -150,15 +211,15 @@ def _cells(rows: Sequence["Usage"], applied: Applied | None) -> list[tuple[str, 
             f"{row.hour:%Y-%m-%d %H:%M}",
             f"{row.total:f}",
             str(row.events),
-            *(_stripe_cells(row, part, applied) if part else ("-", "-", "-")),
+            *(_stripe_cells(row, part, own) if part else ("-", "-", "-")),
         )
         for row in rows
         for part in row.forwarded or (None,)
     ]
 
 
-def _stripe_cells(row: "Usage", part: "Forwarded", applied: Applied | None) -> tuple[str, ...]:
-    has = _at_stripe(row, part.event_name, applied)
+def _stripe_cells(row: "Usage", part: "Forwarded", own: Applied) -> tuple[str, ...]:
+    has = own.get((row.customer, part.event_name, row.hour))
     return part.event_name, f"{part.accepted:f}", "?" if has is None else f"{has:f}"
 
 

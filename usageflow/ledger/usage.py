@@ -3,10 +3,11 @@
 Reads only; exact.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import func, literal_column, select
 
@@ -16,6 +17,8 @@ from usageflow.db.tables import (
     UNIT_PENDING,
     CustomerIdentityRow,
     CustomerRow,
+    StripeAccountRow,
+    StripeMeterRow,
     UnitRow,
     UsageEventRow,
     table,
@@ -49,6 +52,24 @@ class Usage:
     forwarded: tuple[Forwarded, ...]
 
 
+class Slot(NamedTuple):
+    """Where Stripe adds up: a customer, the event name of a meter and a UTC hour."""
+
+    customer: str
+    event_name: str
+    hour: datetime
+
+
+class Fed(NamedTuple):
+    """What has come into a slot according to the ledger, and of how many metrics."""
+
+    accepted: Decimal
+    metrics: int
+
+
+NOTHING: Final = Fed(Decimal(0), 0)
+
+
 def totals(tx: Tx, organization_id: str) -> list[Usage]:
     """All usage of the organization, in order of customer, metric and hour."""
     names, progress = _names(tx, organization_id), _progress(tx, organization_id)
@@ -57,6 +78,29 @@ def totals(tx: Tx, organization_id: str) -> list[Usage]:
         for window, held in windows.totals(tx, organization_id).items()
     ]
     return sorted(found, key=lambda usage: (usage.customer, usage.metric, usage.hour))
+
+
+def by_slot(rows: Iterable[Usage]) -> dict[Slot, Fed]:
+    """The same usage as Stripe sees it: a meter may be fed by several metrics."""
+    slots: dict[Slot, Fed] = {}
+    for row in rows:
+        for part in row.forwarded:
+            slot = Slot(row.customer, part.event_name, row.hour)
+            fed = slots.get(slot, NOTHING)
+            slots[slot] = Fed(add(fed.accepted, part.accepted), fed.metrics + 1)
+    return slots
+
+
+def not_summed(tx: Tx, organization_id: str) -> set[str]:
+    """The event names whose meter does not add up: its value is no sum of quantities."""
+    meters, accounts = table(StripeMeterRow).c, table(StripeAccountRow).c
+    return set(
+        tx.session.scalars(
+            select(meters.event_name)
+            .join_from(meters.account_id.table, accounts.id.table)
+            .where(accounts.organization_id == organization_id, meters.formula != "sum")
+        )
+    )
 
 
 def _names(tx: Tx, organization_id: str) -> dict[str, tuple[str, str]]:
