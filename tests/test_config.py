@@ -21,6 +21,8 @@ KEY = {"USAGEFLOW_API_KEY": "uf_live_0"}
 
 def example(name: str) -> tuple[str, Any]:
     """A text of the environment for this field that is not its default, and what it means."""
+    if name == "stripe_api_key":
+        return "sk_test_other", "sk_test_other"
     if HINTS[name] is int:
         return "777", 777
     if HINTS[name] is float:
@@ -101,6 +103,16 @@ def test_a_number_must_be_above_0(name: str, value: int) -> None:
         Settings.read({variable(name): str(value)})
 
 
+@pytest.mark.parametrize(
+    "key", ["garbage", "pk_live_1", " sk_test_1", "'sk_test_1'", "sk_test_1\n"]
+)
+def test_a_stripe_key_is_secret_or_restricted(key: str) -> None:
+    """Anything else could send nothing; the key is not in the message."""
+    with pytest.raises(ConfigurationError, match="must be a secret or restricted key") as caught:
+        Settings(stripe_api_key=key)
+    assert key not in str(caught.value)
+
+
 def test_a_batch_may_hold_at_least_a_row_of_a_spool() -> None:
     """Else an edge could never hand its events in."""
     with pytest.raises(ConfigurationError, match="INGEST_EVENTS_MAX must be at least 500"):
@@ -150,11 +162,11 @@ def test_secrets_are_not_shown() -> None:
     """A log of the settings holds no key and no database password."""
     secret: dict[str, Any] = {
         "api_key": "uf_live_S",
-        "stripe_api_key": "sk_S",
+        "stripe_api_key": "sk_test_S",
         "database": "postgresql://u:S@h/d",
     }
     shown = repr(Settings(**secret))
     assert "uf_live_S" not in shown
-    assert "sk_S" not in shown
+    assert "sk_test_S" not in shown
     assert ":S@" not in shown
     assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()

@@ -7,6 +7,7 @@ functions get arguments. This module knows no other room.
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from usageflow.errors import ConfigurationError
 Durability = Literal["durable", "relaxed"]
 UnknownMetric = Literal["create", "inbox"]
 
+_STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
+"""docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
 SPOOL_ROW_EVENTS_MAX: Final = 500
 """Events in one row of a spool; the least a batch to the server may have to hold."""
 
@@ -134,6 +137,11 @@ class Settings:
             raise ConfigurationError(
                 f"USAGEFLOW_INGEST_EVENTS_MAX must be at least {SPOOL_ROW_EVENTS_MAX}: edges send "
                 f"whole rows of their spool"
+            )
+        if self.stripe_api_key is not None and not _STRIPE_KEY.fullmatch(self.stripe_api_key):
+            raise ConfigurationError(
+                "USAGEFLOW_STRIPE_API_KEY must be a secret or restricted key: sk_test_..., "
+                "sk_live_..., rk_test_... or rk_live_..., without spaces or quotes"
             )
         if self.server is not None and self.api_key is None:
             raise ConfigurationError(

@@ -67,6 +67,33 @@ def test_a_changed_line_is_found_and_never_read_as_usage(closed: Path) -> None:
         list(read_spool(closed.parent))
 
 
+def test_sound_rows_are_read_beside_damaged_ones(closed: Path, event: EventFactory) -> None:
+    """One bad row or file hides no other; the damage is told at the end."""
+    change(closed, "UPDATE batch SET checksum = 0 WHERE seq = 1")
+    (closed.parent / "0.spool").write_bytes(b"no database" * 1000)
+    seen: list[bytes] = []
+    with pytest.raises(SpoolDamaged, match=r"not a database.*row 1 is damaged"):
+        seen.extend(read_spool(closed.parent))
+    lines = read_spool(closed.parent)
+    assert next(lines)
+
+
+def test_an_emptied_file_beside_its_journal_is_told_and_left_alone(
+    tmp_path: Path, event: EventFactory
+) -> None:
+    """SQLite would take it for a new database and delete the journal, with all it holds."""
+    spool = Spool.create(tmp_path)
+    spool.write([block([event()])])
+    journal = Path(f"{spool.path}-wal")
+    kept = journal.read_bytes()
+    spool.close()
+    spool.path.write_bytes(b"")
+    journal.write_bytes(kept)
+    (problem,) = verify_spool(tmp_path)
+    assert "is empty beside a journal" in problem
+    assert journal.read_bytes() == kept
+
+
 def test_a_row_that_says_another_number_of_events_is_found(closed: Path) -> None:
     """The count is what the server's answer is compared with."""
     change(closed, "UPDATE batch SET events = 7 WHERE seq = 2")

@@ -207,6 +207,27 @@ def test_a_damaged_row_keeps_nothing_else_from_being_shipped(
     assert spools(tmp_path) == [rubbish, path]
 
 
+def test_a_malformed_page_is_set_aside_once(
+    edge: Callable[..., Edge],
+    event: EventFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not adopted again and again; other files are shipped."""
+    path = abandoned(tmp_path, [event()])
+    content = bytearray(path.read_bytes())
+    content[4096:4296] = b"\xff" * 200
+    path.write_bytes(content)
+    abandoned(tmp_path, [event()])
+    sink = MemorySink()
+    subject = edge(sink)
+    wait_for(lambda: len(sink.events) == 1)
+    time.sleep(0.3)
+    subject.stop()
+    assert caplog.text.count(f"{path} is left alone") == 1
+    assert spools(tmp_path) == [path]
+
+
 def test_a_batch_the_server_finds_too_large_is_halved(
     edge: Callable[..., Edge], event: EventFactory
 ) -> None:

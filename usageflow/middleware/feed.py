@@ -234,5 +234,9 @@ def _build(
     built = PolicySet.build(policies)
     for problem in (*problems, *built.problems):
         log.error("a policy is left out: %s", problem)
-    log.info("%d policies in force from %s", len(policies) - len(built.problems), source)
+    in_force = len(policies) - len(built.problems)
+    if in_force:
+        log.info("policies in force from %s: %d", source, in_force)
+    else:
+        log.warning("no policies in force from %s: nothing is metered", source)
     return built

@@ -11,16 +11,23 @@ from usageflow.recorder.spool import Batch, batches, connect_reader, spools
 
 
 def read_spool(directory: Path) -> Iterator[bytes]:
-    """Every event line of every spool file, oldest file first.
+    """Every event line of every sound row, oldest file first.
 
-    Raises ConfigurationError if there is no such directory, SpoolDamaged where a row is not what
-    was written.
+    Raises ConfigurationError if there is no such directory; SpoolDamaged, at the end, if a row or a
+    file is not what was written.
     """
+    damage: list[str] = []
     for path in _files(directory):
-        for row in _rows(path):
-            if not row.intact:
-                raise SpoolDamaged(f"{path}: row {row.seq} is damaged; see --verify")
-            yield from row.split()
+        try:
+            for row in _rows(path):
+                if row.intact:
+                    yield from row.split()
+                else:
+                    damage.append(f"{path}: row {row.seq} is damaged")
+        except SpoolDamaged as error:
+            damage.append(str(error))
+    if damage:
+        raise SpoolDamaged(f"{'; '.join(damage)}; see --verify")
 
 
 def verify_spool(directory: Path) -> list[str]:

@@ -153,15 +153,23 @@ class Shipper:
         emptied = False
         try:
             self._ship_adopted(spool)
-            emptied = spool.empty()
-            if not emptied and self._in_time():
-                self._set_aside(path, "it has damaged rows")
+            if path not in self._unreadable:
+                emptied = spool.empty()
+                if not emptied and self._in_time():
+                    self._set_aside(path, "it has damaged rows")
         finally:
             spool.close(remove=emptied)
 
     def _ship_adopted(self, spool: Spool) -> None:
         after_seq = 0
-        while self._in_time() and (rows := spool.read(self._batch_events_max, after_seq)):
+        while self._in_time():
+            try:
+                rows = spool.read(self._batch_events_max, after_seq)
+            except SpoolError as error:
+                self._set_aside(spool.path, error)
+                return
+            if not rows:
+                return
             spool.write((), self._deliver(rows))
             after_seq = rows[-1].seq
 

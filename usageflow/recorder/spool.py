@@ -231,6 +231,10 @@ def spools(directory: Path) -> list[Path]:
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """A connection that can only read, for use beside the owner's. Raises SpoolError."""
+    journal = Path(f"{path}-wal")
+    if path.exists() and not path.stat().st_size and journal.exists() and journal.stat().st_size:
+        # SQLite would take the file for a new one, and delete the journal with what it holds.
+        raise SpoolError(f"{path} is empty beside a journal that is not; both are left alone")
     try:
         connection = sqlite3.connect(
             f"{path.resolve().as_uri()}?mode=ro",

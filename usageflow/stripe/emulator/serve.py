@@ -59,10 +59,11 @@ def _bound(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-    except OSError as problem:
+    except (OSError, OverflowError) as problem:
         listener.close()
+        reason = problem.strerror if isinstance(problem, OSError) else "ports end at 65535"
         raise ConfigurationError(
-            f"the Stripe emulator cannot listen on {host}:{port} ({problem.strerror}); "
+            f"the Stripe emulator cannot listen on {host}:{port} ({reason}); "
             "choose another with --port"
         ) from None
     listener.listen()
