@@ -34,7 +34,7 @@ class InProcess(httpx.BaseTransport):
 @pytest.fixture
 def settings() -> Settings:
     """Small limits, so that tests can reach them."""
-    return Settings(ingest_bytes_max=4_000, ingest_events_max=5)
+    return Settings(ingest_bytes_max=4_000, ingest_events_max=500)
 
 
 @pytest.fixture

@@ -160,7 +160,10 @@ class StripeGateway:
             )
             for row in listed.auto_paging_iter():
                 moment = datetime.fromtimestamp(row.start_time, UTC)
-                yield moment, Decimal(str(row.aggregated_value))
+                value = Decimal(str(row.aggregated_value))
+                whole = value.to_integral_value()
+                # 3.0 is 3: the point is their JSON's, not a precision.
+                yield moment, whole if whole == value else value
 
 
 @contextmanager
