@@ -17,6 +17,7 @@ COMMANDS = {
     "proxy",
     "demo",
     "usage",
+    "inbox",
     "keys",
     "policies",
     "spool",

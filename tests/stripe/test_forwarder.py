@@ -429,6 +429,38 @@ def test_a_refused_unit_is_quarantined_and_blocks_nothing(way: "Way") -> None:
     assert "No active meter found" in (way.units()[0].reason or "")
 
 
+def test_the_log_tells_once_what_needs_a_human(
+    way: "Way", sdk: stripe_sdk.StripeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose unit, for which meter and why: however often a parked one is tried; never the key."""
+    way.emulator.seed([{"account_id": "acct_1"}, {"account_id": "acct_2"}], ["tokens"])
+    forwarder = way.forwarder()
+    way.use("1234567890123456")
+    way.use(5, customer="acct_2", event_name="nothing")
+    way.use(6, customer="nobody\nforged")
+    for _ in range(3):
+        way.forward(forwarder)
+        way.pass_time(HOUR_S)
+    told = [record for record in caplog.records if record.name == "usageflow.stripe"]
+    assert {record.levelname for record in told} == {"WARNING"}
+    held, refused, parked = way.units()
+    assert sorted(record.getMessage() for record in told) == sorted(
+        f"unit {unit.identifier} is {state}: customer account_id {customer!r}, "
+        f"event name {event_name!r}, reason {unit.reason!r}"
+        for unit, state, customer, event_name in (
+            (held, "held", "acct_1", "tokens"),
+            (refused, "quarantined", "acct_2", "nothing"),
+            (parked, "parked", "nobody\nforged", "tokens"),
+        )
+    )
+    assert parked.attempts > 1
+    assert way.emulator.api_key not in caplog.text
+    assert forwarder._told_parked == {parked.id}
+    sdk.v1.customers.create({"metadata": {"account_id": "nobody\nforged"}})
+    way.forward_all(forwarder)
+    assert forwarder._told_parked == set()
+
+
 def test_nothing_is_sent_before_the_meters_are_known(way: "Way") -> None:
     """While the list cannot be read, usage waits: a meter may have keys or rules of its own."""
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])

@@ -19,7 +19,15 @@ from usageflow.db.session import Database, Tx
 from usageflow.errors import DeliveryError, UsageFlowError
 from usageflow.ledger import units
 from usageflow.ledger.units import Claim
-from usageflow.ledger.verdicts import AccountPaused, Busy, Held, Verdict
+from usageflow.ledger.verdicts import (
+    Accepted,
+    AccountPaused,
+    Busy,
+    Held,
+    Parked,
+    Quarantined,
+    Verdict,
+)
 from usageflow.stripe import customers, meters
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter, meter_event
@@ -70,6 +78,7 @@ class Forwarder:
         self._in_flight: set[Future[None]] = set()
         self._meters: Mapping[str, Meter] | None = None
         self._swept: set[str] = set()
+        self._told_parked: set[int] = set()
 
     def refresh(self) -> int:
         """List the meters again; how many there are. Raises DeliveryError."""
@@ -172,7 +181,25 @@ class Forwarder:
         if self._closed:  # the database may be closed too, and the unit be another sender's
             return
         with self._db.transaction() as tx:
-            units.settle(tx, claim, verdict)
+            settled = units.settle(tx, claim, verdict)
+        if settled:
+            self._tell(claim, verdict)
+
+    def _tell(self, claim: Claim, verdict: Verdict) -> None:
+        """Warn when a unit comes to need a human; of a parked one only the first time we see it."""
+        match verdict:
+            case Parked(reason):
+                # One that may have been sent before is not parked: its fate stays unknown.
+                if claim.undecided or claim.unit_id in self._told_parked:
+                    return
+                self._told_parked.add(claim.unit_id)
+                _warn(claim, "parked", reason)
+            case Quarantined(code, message):
+                _warn(claim, "quarantined", f"{code}: {message}")
+            case Held(reason):
+                _warn(claim, "held", reason)
+        if isinstance(verdict, Accepted | Quarantined | Held):  # it is not tried again
+            self._told_parked.discard(claim.unit_id)
 
     def _attempt(self, claim: Claim, meter: Meter) -> Verdict:
         customer = claim.stripe_customer_id or self._looked_up(claim)
@@ -204,3 +231,12 @@ class Forwarder:
                 units.bind_customer(tx, claim, now[0])
                 return now[0]
         return customers.unclear(field, value, now)
+
+
+def _warn(claim: Claim, state: str, reason: str) -> None:
+    """Texts from outside are quoted, so that they cannot forge a line of the log."""
+    logger.warning(
+        "unit %s is %s: customer %s %r, event name %r, reason %r",
+        *(claim.identifier, state, claim.identity_field, claim.identity_value),
+        *(claim.event_name, reason),
+    )

@@ -1,0 +1,192 @@
+"""`usageflow inbox`: what needs a person, exactly, newest first, and how much there is."""
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from usageflow.catalog.organizations import default_organization
+from usageflow.cli import inbox
+from usageflow.db.session import Database
+from usageflow.events import Identity, UsageEvent, encode
+from usageflow.ledger import store, units
+from usageflow.ledger.verdicts import Parked
+from usageflow.stripe.accounts import ensure_own
+
+Run = Callable[..., Any]
+
+EXACT = "1234567890123456789012345.123456789"
+START = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+
+
+def event(number: int, **changes: Any) -> bytes:
+    """An encoded usage event."""
+    fields: dict[str, Any] = {
+        "id": f"event-{number}",
+        "policy": "calls",
+        "policy_version": "1",
+        "metric": "API_CALL",
+        "identity": Identity("account_id", "acct_1"),
+        "quantity": Decimal(EXACT),
+        "occurred_at": START,
+        "state": "counted",
+    }
+    return encode(UsageEvent(**fields | changes))
+
+
+class Clock:
+    """A clock that goes on by a minute whenever it is told to."""
+
+    now = START
+
+    def __call__(self) -> datetime:
+        """The time it shows."""
+        return self.now
+
+    def tick(self) -> None:
+        """One minute later."""
+        self.now += timedelta(minutes=1)
+
+
+def add(database: Database, *lines: bytes) -> None:
+    """Take lines into the ledger."""
+    with database.transaction() as tx:
+        store.append(tx, default_organization(tx), list(lines), unknown_metric="create")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """A database of nothing but migrations and an organization."""
+    url = f"sqlite:///{tmp_path / 'usageflow.db'}"
+    with closing(Database.open(url)) as db:
+        db.migrate()
+        add(db, event(0))
+    return url
+
+
+@pytest.fixture
+def full(url: str) -> str:
+    """One of each kind, a minute apart: a refused line, an event, a parked unit, a gap."""
+    clock = Clock()
+    with closing(Database.open(url, clock=clock)) as db:
+        add(db, b"not an event")
+        clock.tick()
+        add(db, event(1, state="inbox", quantity=None, reason="no\n\x1b[31musage"))
+        clock.tick()
+        with db.transaction() as tx:
+            account_id = ensure_own(tx, default_organization(tx), livemode=False)
+        add(db, event(2, event_name="calls"))
+        with db.transaction() as tx:
+            (claim,) = units.claim(
+                tx, account_id, owner="test", limit=1, lease_s=60, resend_s_max=60
+            )
+            units.settle(tx, claim, Parked("no Stripe customer"))
+        clock.tick()
+        add(db, event(3, state="gap", identity=Identity("account_id", None), reason="disk full"))
+    return url
+
+
+def test_an_empty_inbox_is_calm(run: Run, url: str) -> None:
+    """A sentence for a person, no line for a script."""
+    calm = "The inbox is empty: nothing needs you.\n"
+    assert run("inbox", "--database", url) == (0, calm, "")
+    assert run("inbox", "--json", "--database", url) == (0, "", "")
+
+
+def test_json_is_exact(run: Run, full: str) -> None:
+    """A line per item, the newest first, with every digit; what it does not have is null."""
+    status, out, err = run("inbox", "--json", "--database", full)
+    assert (status, err) == (0, "")
+    gap, unit, waiting, refused = (
+        json.loads(line, parse_float=Decimal) for line in out.splitlines()
+    )
+    nothing = dict.fromkeys(("id", "metric", "event_name", "identity", "quantity", "line"))
+    acct_1 = {"field": "account_id", "value": "acct_1"}
+    assert gap == nothing | {
+        "kind": "event",
+        "state": "gap",
+        "since": "2026-11-21T09:33:00Z",
+        "id": "event-3",
+        "metric": "API_CALL",
+        "quantity": Decimal(EXACT),
+        "reason": "disk full",
+    }
+    assert unit == nothing | {
+        "kind": "unit",
+        "state": "parked",
+        "since": "2026-11-21T09:32:00Z",
+        "id": unit["id"],
+        "event_name": "calls",
+        "identity": acct_1,
+        "quantity": Decimal(EXACT),
+        "reason": "no Stripe customer",
+    }
+    assert waiting == nothing | {
+        "kind": "event",
+        "state": "inbox",
+        "since": "2026-11-21T09:31:00Z",
+        "id": "event-1",
+        "metric": "API_CALL",
+        "identity": acct_1,
+        "reason": "no\n\x1b[31musage",
+    }
+    assert refused == nothing | {
+        "kind": "rejection",
+        "state": "rejected",
+        "since": "2026-11-21T09:30:00Z",
+        "line": "not an event",
+        "reason": refused["reason"],
+    }
+    assert refused["reason"]
+
+
+def test_the_table_is_for_people(run: Run, full: str) -> None:
+    """A row each; what came from outside can neither break a row nor command a terminal."""
+    header, _, *rows = run("inbox", "--database", full).out.splitlines()
+    assert header.split()[:2] == ["what", "when"]
+    assert [row.split("  ")[0].strip() for row in rows] == [
+        *("gap event", "parked unit", "inbox event", "rejected line"),
+    ]
+    cells = [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
+    assert cells[0][1:] == ["2026-11-21 09:33", "API_CALL", "?", EXACT, "disk full"]
+    assert cells[1][2:] == ["calls", "account_id acct_1", EXACT, "no Stripe customer"]
+    assert "\x1b" not in rows[2]
+    assert cells[2][2:5] == ["API_CALL", "account_id acct_1", "?"]
+    assert cells[3][2:5] == ["?", "?", "?"]
+
+
+def test_a_person_sees_the_newest(run: Run, full: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty at most, and how many more; a script gets all, in as many statements as it takes."""
+    with closing(Database.open(full)) as db:
+        add(db, *(event(number, state="inbox") for number in range(10, 70)), b'{"id":"some-id"}')
+    lines = run("inbox", "--database", full).out.splitlines()
+    assert len(lines) == 2 + 50 + 2
+    assert lines[-1] == "... and 15 more; --json shows them all"
+    assert not any("gap event" in line for line in lines)
+    monkeypatch.setattr(inbox, "KEYS_MAX", 7)
+    found = [
+        json.loads(line) for line in run("inbox", "--json", "--database", full).out.splitlines()
+    ]
+    assert len(found) == 65
+    assert sum(item["metric"] == "API_CALL" for item in found) == 62
+
+
+def test_a_refused_line_is_known_by_its_id(run: Run, url: str) -> None:
+    """If one could be read of it."""
+    with closing(Database.open(url)) as db:
+        add(db, b'{"id":"some-id"}')
+    (row,) = run("inbox", "--database", url).out.splitlines()[2:]
+    assert "id some-id" in row
+
+
+def test_no_database_is_an_error(run: Run, tmp_path: Path) -> None:
+    """It is not made by looking."""
+    status, out, err = run("inbox", "--database", f"sqlite:///{tmp_path / 'none.db'}")
+    assert (status, out) == (1, "")
+    assert err.startswith("usageflow: ")
+    assert not (tmp_path / "none.db").exists()

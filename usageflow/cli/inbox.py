@@ -1,0 +1,166 @@
+"""`usageflow inbox`: what needs a human, each with its reason. Reads only."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from usageflow.cli.options import DatabaseOption, server_settings
+
+if TYPE_CHECKING:
+    from usageflow.db.session import Tx
+    from usageflow.ledger.inbox import Item
+
+SHOWN_MAX: Final = 50
+"""Items a person is shown: what a terminal can hold. `--json` has them all."""
+KEYS_MAX: Final = 500
+"""Keys in one statement: well below the least number of variables a database takes."""
+
+HEADER: Final = ("what", "when", "metric or meter", "identity", "quantity", "reason")
+NOUNS: Final = {"event": "event", "unit": "unit", "rejection": "line"}
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What an item is of: an event has a metric, a unit an event name.
+
+    `value` is None if nobody knows whose it is, `quantity` if nothing could be measured.
+    """
+
+    field: str
+    value: str | None
+    quantity: Decimal | None
+    metric: str | None = None
+    event_name: str | None = None
+
+
+AllDetails = Mapping[tuple[str, str | None], Details]
+"""Details by kind and key of their item; a refused line has none."""
+
+
+def inbox(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="one JSON line per item, all of them")
+    ] = False,
+    database: DatabaseOption = None,
+) -> None:
+    """Show what needs a human, the newest first, and why."""
+    from usageflow.catalog.organizations import DEFAULT, organization
+    from usageflow.db.session import Database
+    from usageflow.ledger.inbox import count, items
+
+    settings = server_settings(database=database)
+    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
+        organization_id = organization(tx, DEFAULT) or ""
+        waiting = count(tx, organization_id)
+        limit = waiting if as_json else SHOWN_MAX
+        found = items(tx, organization_id, limit)
+        shown = sorted(found, key=lambda item: item.since, reverse=True)[:limit]
+        details = _details(tx, organization_id, shown)
+    if as_json:
+        _print_lines(shown, details)
+    else:
+        _print_table(shown, details, waiting)
+
+
+def _details(tx: "Tx", organization_id: str, shown: "list[Item]") -> AllDetails:
+    return {
+        **_of_events(tx, organization_id, _keys("event", shown)),
+        **_of_units(tx, _keys("unit", shown)),
+    }
+
+
+def _keys(kind: str, shown: "list[Item]") -> Iterator[list[str]]:
+    """The keys of one kind, as many at a time as one statement may have."""
+    keys = [item.key for item in shown if item.kind == kind and item.key is not None]
+    return (keys[start : start + KEYS_MAX] for start in range(0, len(keys), KEYS_MAX))
+
+
+def _of_events(
+    tx: "Tx", organization_id: str, keys: Iterable[list[str]]
+) -> dict[tuple[str, str | None], Details]:
+    from sqlmodel import col, select
+
+    from usageflow.db.tables import UsageEventRow
+
+    ours = select(UsageEventRow).where(col(UsageEventRow.organization_id) == organization_id)
+    return {
+        ("event", row.id): Details(
+            row.identity_field, row.identity_value, row.quantity, metric=row.metric
+        )
+        for some in keys
+        for row in tx.session.exec(ours.where(col(UsageEventRow.id).in_(some)))
+    }
+
+
+def _of_units(tx: "Tx", keys: Iterable[list[str]]) -> dict[tuple[str, str | None], Details]:
+    from sqlmodel import col, select
+
+    from usageflow.db.tables import LaneRow, UnitRow
+
+    both = select(UnitRow, LaneRow).join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
+    return {
+        ("unit", unit.identifier): Details(
+            lane.identity_field, lane.identity_value, unit.quantity, event_name=lane.event_name
+        )
+        for some in keys
+        for unit, lane in tx.session.exec(both.where(col(UnitRow.identifier).in_(some)))
+    }
+
+
+def _print_lines(shown: "list[Item]", details: AllDetails) -> None:
+    """Quantities are JSON numbers with every digit they have, never through a binary float."""
+    import msgspec
+
+    encoder = msgspec.json.Encoder(decimal_format="number")
+    for item in shown:
+        document = _document(item, details.get((item.kind, item.key)))
+        sys.stdout.buffer.write(encoder.encode(document) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _document(item: "Item", of: Details | None) -> dict[str, Any]:
+    return {
+        "kind": item.kind,
+        "state": item.state,
+        "since": item.since,
+        "id": item.key,
+        "metric": of and of.metric,
+        "event_name": of and of.event_name,
+        "identity": {"field": of.field, "value": of.value} if of and of.value else None,
+        "quantity": of and of.quantity,
+        "reason": item.reason,
+        "line": None if of else item.subject,
+    }
+
+
+def _print_table(shown: "list[Item]", details: AllDetails, waiting: int) -> None:
+    from usageflow.cli.tables import table
+
+    if not shown:
+        print("The inbox is empty: nothing needs you.")
+        return
+    print(table(HEADER, [_cells(item, details.get((item.kind, item.key))) for item in shown]))
+    if more := waiting - len(shown):
+        print(f"\n... and {more} more; --json shows them all")
+
+
+def _cells(item: "Item", of: Details | None) -> tuple[str, ...]:
+    """A refused line has no more than what could be read of its id."""
+    name, identity, quantity = "?", f"id {item.key}" if item.key else "?", "?"
+    if of is not None:
+        name = of.metric or of.event_name or "?"
+        identity = "?" if of.value is None else f"{of.field} {of.value}"
+        quantity = "?" if of.quantity is None else f"{of.quantity:f}"
+    what, when = f"{item.state} {NOUNS[item.kind]}", f"{item.since:%Y-%m-%d %H:%M}"
+    return what, when, *map(_one_line, (name, identity, quantity, item.reason))
+
+
+def _one_line(text: str) -> str:
+    """Texts from outside cannot break a row, nor give orders to a terminal."""
+    return "".join(one if one.isprintable() else " " for one in text)
