@@ -71,7 +71,7 @@ def inbox(
 def _details(tx: "Tx", organization_id: str, shown: "list[Item]") -> AllDetails:
     return {
         **_of_events(tx, organization_id, _keys("event", shown)),
-        **_of_units(tx, _keys("unit", shown)),
+        **_of_units(tx, organization_id, _keys("unit", shown)),
     }
 
 
@@ -98,12 +98,18 @@ def _of_events(
     }
 
 
-def _of_units(tx: "Tx", keys: Iterable[list[str]]) -> dict[tuple[str, str | None], Details]:
+def _of_units(
+    tx: "Tx", organization_id: str, keys: Iterable[list[str]]
+) -> dict[tuple[str, str | None], Details]:
     from sqlmodel import col, select
 
     from usageflow.db.tables import LaneRow, UnitRow
 
-    both = select(UnitRow, LaneRow).join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
+    both = (
+        select(UnitRow, LaneRow)
+        .join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
+        .where(col(UnitRow.organization_id) == organization_id)
+    )
     return {
         ("unit", unit.identifier): Details(
             lane.identity_field, lane.identity_value, unit.quantity, event_name=lane.event_name
