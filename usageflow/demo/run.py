@@ -291,7 +291,7 @@ def _stripe_totals(state: dict[str, Any]) -> dict[tuple[str, str], Decimal]:
 
 def _verdict(traffic: Traffic, rows: list[Row]) -> int:
     equal = bool(rows) and all(row.equal for row in rows)
-    print(f"\r{table(rows)}\n")
+    print(f"\n{table(rows)}\n")
     print(
         f"{traffic.requests} requests sent, {traffic.failures} of them failed at the API and are "
         f"not billed"
