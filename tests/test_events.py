@@ -24,7 +24,6 @@ from usageflow.events import (
     encode_lines,
     fingerprint,
     quantity_problem,
-    to_utc,
 )
 
 EVENT = UsageEvent(
@@ -269,13 +268,6 @@ def test_an_event_is_immutable() -> None:
     """A fact does not change once it is recorded."""
     with pytest.raises(AttributeError):
         EVENT.quantity = Decimal(2)  # type: ignore[misc]
-
-
-@given(instants)
-def test_utc_is_the_same_instant(instant: datetime) -> None:
-    """Whatever zone it came in."""
-    assert to_utc(instant) == instant
-    assert to_utc(instant).tzinfo is UTC
 
 
 def test_nesting_never_raises_anything_else() -> None:

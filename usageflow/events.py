@@ -7,7 +7,7 @@ written as Decimal, never as a binary float. This module does no I/O and reads n
 
 import hashlib
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal
 
@@ -122,8 +122,3 @@ def _problem(event: UsageEvent) -> str | None:
     if event.state == "counted" and (event.quantity is None or event.identity.value is None):
         return "state is counted but quantity or identity value is null"
     return quantity_problem(event.quantity) if event.quantity is not None else None
-
-
-def to_utc(instant: datetime) -> datetime:
-    """`instant` in UTC."""
-    return instant.astimezone(UTC)

@@ -23,6 +23,7 @@ from usageflow.api.problems import Problem, json_response
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import DatabaseError
+from usageflow.recorder.sink import EVENTS_PATH, POLICIES_PATH
 
 RETRY_AFTER_S: Final = 2
 """What a client is told while the database does not answer; edges keep their events meanwhile."""
@@ -62,8 +63,8 @@ async def _about(_: Request) -> Response:
             "links": {
                 "health": "/healthz",
                 "readiness": "/readyz",
-                "policies": "/api/edge/policies",
-                "events": "/api/edge/events",
+                "policies": POLICIES_PATH,
+                "events": EVENTS_PATH,
             },
         }
     )

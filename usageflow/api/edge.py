@@ -22,8 +22,8 @@ from usageflow.catalog.policies import CurrentPolicies, current
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
 from usageflow.ledger import store
+from usageflow.recorder.sink import API_KEY_HEADER, EVENTS_PATH, POLICIES_PATH
 
-KEY_HEADER: Final = "x-usageflow-api-key"
 SCOPE: Final = "usage.write"
 KEY_USE_GRAIN: Final = timedelta(minutes=1)
 """How exactly a key's last use is known."""
@@ -41,8 +41,8 @@ class EdgeEndpoints:
     def routes(self) -> list[Route]:
         """The endpoints with their paths."""
         return [
-            Route("/api/edge/policies", self.policies, methods=["GET"]),
-            Route("/api/edge/events", self.events, methods=["POST"]),
+            Route(POLICIES_PATH, self.policies, methods=["GET"]),
+            Route(EVENTS_PATH, self.events, methods=["POST"]),
         ]
 
     async def policies(self, request: Request) -> Response:
@@ -78,7 +78,7 @@ class EdgeEndpoints:
     async def _authenticate(self, headers: Headers) -> keys.Caller | Problem:
         secret = presented_key(headers)
         if secret is None:
-            return _unauthorized("invalid_api_key", f"no API key: send it as {KEY_HEADER}")
+            return _unauthorized("invalid_api_key", f"no API key: send it as {API_KEY_HEADER}")
         found = await run_in_threadpool(self._look_up, secret)
         if isinstance(found, keys.Caller):
             return found
@@ -121,7 +121,7 @@ class EdgeEndpoints:
 
 def presented_key(headers: Headers) -> str | None:
     """The API key of a request: our own header, or else a bearer token."""
-    own = headers.get(KEY_HEADER)
+    own = headers.get(API_KEY_HEADER)
     if own is not None:
         return own.strip()
     scheme, _, token = headers.get("authorization", "").partition(" ")

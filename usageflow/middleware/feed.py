@@ -19,11 +19,10 @@ from usageflow.errors import ConfigurationError, DeliveryError, PolicyFileError
 from usageflow.policies import Policy, PolicySet, parse_document, parse_file
 from usageflow.recorder import Http
 from usageflow.recorder.process import after_fork
-from usageflow.recorder.sink import refusal
+from usageflow.recorder.sink import POLICIES_PATH, refusal
 
 log = logging.getLogger("usageflow.middleware")
 
-POLICIES_PATH: Final = "/api/edge/policies"
 FIRST_POLL_S: Final = 0.2
 """Pause between tries until the first policies are there."""
 CLOSE_S_MAX: Final = 1.0
@@ -219,7 +218,7 @@ def open_feed(settings: Settings) -> PollingFeed:
     connection = Http(settings.server, settings.api_key, timeout_s=settings.ship_timeout_s)
     # The key decides which policies are given, so it is part of what the cache is for.
     holder = hashlib.sha256(f"{settings.server}\n{settings.api_key}".encode()).hexdigest()[:12]
-    server = ServerSource(connection, Path(settings.spool_dir) / f"policies-{holder}.json")
+    server = ServerSource(connection, settings.spool_path / f"policies-{holder}.json")
     return PollingFeed(server, settings.policy_poll_s, server.cached())
 
 

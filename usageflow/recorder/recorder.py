@@ -8,7 +8,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from usageflow.config import Settings
@@ -31,7 +30,7 @@ class Recorder:
     def __init__(self, settings: Settings, sink: Sink | None = None) -> None:
         self._settings = settings
         self._sink = sink
-        self._directory = Path(settings.spool_dir)
+        self._directory = settings.spool_path
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
         self._inherited: tuple[Writer | None, Shipper | None] = (None, None)
