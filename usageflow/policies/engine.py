@@ -18,9 +18,10 @@ from usageflow.policies.claims import Claims
 from usageflow.policies.document import canonical
 from usageflow.policies.facts import Facts, Reason
 from usageflow.policies.identity import IdentityReader, compile_identity
-from usageflow.policies.models import BodySource, Policy
+from usageflow.policies.models import Policy
 from usageflow.policies.quantity import QuantityReader, compile_quantity, needed_parts
 from usageflow.policies.routes import Route, Router
+from usageflow.policies.sources import BodySource
 
 _VERSION_DIGITS = 12
 

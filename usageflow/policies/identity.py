@@ -8,14 +8,14 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import TypeAlias, assert_never
-from urllib.parse import parse_qsl
 
 from usageflow._types import JSON
 from usageflow.events import IDENTITY_CHARS_MAX
 from usageflow.policies.expressions import Expression
 from usageflow.policies.facts import Facts, Reason, request_json
-from usageflow.policies.models import BodySource, HeaderSource, PathSource, QuerySource, Source
+from usageflow.policies.query import query_pairs
 from usageflow.policies.routes import Template
+from usageflow.policies.sources import BodySource, HeaderSource, PathSource, QuerySource, Source
 
 IdentityReader: TypeAlias = Callable[[Facts, Sequence[str]], str | Reason]
 """Takes the facts and the segments of the matched path."""
@@ -102,14 +102,6 @@ def _query(name: str) -> IdentityReader:
         return _checked(found.pop(), label)
 
     return read
-
-
-def query_pairs(query_string: bytes) -> list[tuple[str, str]]:
-    """The query's parameters in order. Bytes that are not UTF-8 become lone surrogates."""
-    if not query_string:
-        return []
-    text = query_string.decode(errors="surrogateescape")
-    return parse_qsl(text, keep_blank_values=True, errors="surrogateescape")
 
 
 def _path(name: str, template: Template) -> IdentityReader:

@@ -4,17 +4,12 @@ Used where text comes in (file, server document, dashboard); a request never tou
 it meets what `engine` compiled from them. Says nothing about how anything is found or measured.
 """
 
-import re
-from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
-    Field,
     PlainValidator,
     StringConstraints,
     ValidationInfo,
@@ -22,13 +17,14 @@ from pydantic import (
 )
 
 from usageflow.events import quantity_problem
-from usageflow.policies.expressions import Expression
+from usageflow.policies.conditions import FieldConditions, Hosts
 from usageflow.policies.facts import plain
+from usageflow.policies.parts import quantity_expression
 from usageflow.policies.routes import Route, parse_route
+from usageflow.policies.shapes import Model, Name, counted, listed, printable
+from usageflow.policies.sources import PathSource, Source
 from usageflow.policies.suggestions import did_you_mean
 
-NAME_CHARS_MAX: Final = 100
-"""Longest name of a policy, header, parameter or Stripe event (Stripe: event_name, 100)."""
 FIELD_CHARS_MAX: Final = 40
 """Longest identity field; it is a Stripe metadata key, of at most 40 characters."""
 METRIC_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
@@ -37,65 +33,10 @@ ROUTES_MAX: Final = 100
 SOURCES_MAX: Final = 10
 """Identity sources in one policy; each is tried for a request without any of them."""
 
-PARTS: Final = {
-    "request": ("method", "path", "headers", "query", "params", "body", "bytes"),
-    "response": ("status", "headers", "body", "bytes", "duration_ms"),
-}
-"""What a quantity expression may take, by section of the document it is evaluated on."""
-
-_CREDENTIALS: Final = frozenset(("authorization", "proxy-authorization", "cookie", "set-cookie"))
-_SECRETS: Final = ("apikey", "token", "secret")
-"""What the name of a header that carries a secret contains, separators aside."""
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("holds characters that cannot be printed")
-    return text
-
-
-def _header_name(name: str) -> str:
-    if not _HEADER_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not the name of a header")
-    name = name.lower()
-    bare = name.replace("-", "").replace("_", "")
-    if name in _CREDENTIALS or any(word in bare for word in _SECRETS):
-        raise ValueError(
-            f"{name!r} carries a credential, and an identity is stored and sent to Stripe as it "
-            "is; JWT and API key sources come in a later release"
-        )
-    return name
-
-
-def _expression(text: str) -> str:
-    Expression(text)
-    return text
-
 
 def _route_text(text: str) -> str:
     parse_route(text)
     return text
-
-
-def _listed(value: object) -> object:
-    """One text stands for a list of one."""
-    return [value] if isinstance(value, str) else value
-
-
-Item = TypeVar("Item")
-
-
-def _counted(most: int) -> Callable[[tuple[Item, ...]], tuple[Item, ...]]:
-    """A list that is not empty and not too long; pydantic's own check counts the valid items."""
-
-    def check(items: tuple[Item, ...]) -> tuple[Item, ...]:
-        if not 1 <= len(items) <= most:
-            raise ValueError(f"has {len(items)} entries; 1 to {most} are allowed")
-        return items
-
-    return check
 
 
 def _number(value: object) -> Decimal | None:
@@ -117,22 +58,7 @@ def _quantity(value: object) -> Decimal | str:
         return number
     if not isinstance(value, str):
         raise ValueError("must be a number or a JMESPath expression")  # noqa: TRY004 - pydantic's
-    for section, part in Expression(value).mentions:
-        _check_mention(section, part)
-    return value
-
-
-def _check_mention(section: str | None, part: str | None) -> None:
-    if section is None:
-        return
-    if section not in PARTS:
-        raise ValueError(
-            f'"{section}" is neither request nor response{did_you_mean(section, PARTS)}'
-        )
-    if part is not None and part not in PARTS[section]:
-        raise ValueError(
-            f"{section}.{part} does not exist; {section} has {', '.join(PARTS[section])}"
-        )
+    return quantity_expression(value)
 
 
 def _when(value: object) -> str | tuple[int, ...]:
@@ -158,58 +84,16 @@ def _on_missing(value: object) -> str | Decimal:
     return number
 
 
-Name: TypeAlias = Annotated[
-    str, StringConstraints(min_length=1, max_length=NAME_CHARS_MAX), AfterValidator(_printable)
-]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class HeaderSource(_Model):
-    """The value of one request header; its name is kept in lower case.
-
-    Never a header that carries a credential: identities are recorded and leave for Stripe.
-    """
-
-    from_: Literal["header"] = Field(alias="from")
-    name: Annotated[Name, AfterValidator(_header_name)]
-
-
-class QuerySource(_Model):
-    """The value of one query parameter."""
-
-    from_: Literal["query"] = Field(alias="from")
-    name: Name
-
-
-class PathSource(_Model):
-    """The value of one parameter of the path template."""
-
-    from_: Literal["path"] = Field(alias="from")
-    name: Name
-
-
-class BodySource(_Model):
-    """What a JMESPath expression finds in the request's JSON body."""
-
-    from_: Literal["body"] = Field(alias="from")
-    path: Annotated[str, AfterValidator(_expression)]
-
-
-Source: TypeAlias = Annotated[
-    HeaderSource | QuerySource | PathSource | BodySource, Field(discriminator="from_")
-]
-
-
-class Policy(_Model):
+class Policy(Model):
     """Which requests, whose they are, how much, and under which metric and Stripe event name.
 
     - `match`: routes (`METHOD /template`) whose requests it concerns
+    - `host`, `header`, `query`: conditions a request must meet as well; none are met by all
     - `identify`: where the caller's identity is found; the first source that yields wins
     - `field`: what that identity is called, and the customer's metadata field at Stripe
     - `quantity`: an exact number, or JMESPath over {request, response}
+    - `stream`: the quantity of an event stream is the last event's that has one, or their sum
+    - `include_usage`: asks an OpenAI-style endpoint for usage in streams; changes the request
     - `event_name`: the Stripe meter's event name; None is not forwarded
     - `when`: success (2xx, 3xx), any response, any request, or a list of statuses
     - `on_missing`: an unmeasurable quantity goes to the inbox, is skipped, or is this number
@@ -223,17 +107,22 @@ class Policy(_Model):
     name: Name
     match: Annotated[
         tuple[Annotated[str, AfterValidator(_route_text)], ...],
-        BeforeValidator(_listed),
-        AfterValidator(_counted(ROUTES_MAX)),
+        BeforeValidator(listed),
+        AfterValidator(counted(ROUTES_MAX)),
     ]
-    identify: Annotated[tuple[Source, ...], AfterValidator(_counted(SOURCES_MAX))]
+    host: Hosts = ()
+    header: FieldConditions = ()
+    query: FieldConditions = ()
+    identify: Annotated[tuple[Source, ...], AfterValidator(counted(SOURCES_MAX))]
     field: Annotated[
         str,
         StringConstraints(min_length=1, max_length=FIELD_CHARS_MAX),
-        AfterValidator(_printable),
+        AfterValidator(printable),
     ]
     metric: Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
     quantity: Annotated[Decimal | str, PlainValidator(_quantity)] = Decimal(1)
+    stream: Literal["last", "sum"] = "last"
+    include_usage: bool = False
     event_name: Name | None = None
     when: Annotated[
         Literal["success", "response", "request"] | tuple[int, ...], PlainValidator(_when)
@@ -264,7 +153,7 @@ class Policy(_Model):
         return identify
 
 
-class Metric(_Model):
+class Metric(Model):
     """A declared metric of a policy file. `name` and `unit` are for people."""
 
     key: Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]

@@ -8,7 +8,8 @@ from typing import get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from usageflow.policies.models import NAME_CHARS_MAX, Source
+from usageflow.policies.shapes import NAME_CHARS_MAX
+from usageflow.policies.sources import Source
 from usageflow.policies.suggestions import did_you_mean
 
 _SOURCES = {

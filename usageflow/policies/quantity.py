@@ -23,8 +23,8 @@ from usageflow.policies.facts import (
     request_json,
     response_json,
 )
-from usageflow.policies.identity import query_pairs
-from usageflow.policies.models import PARTS
+from usageflow.policies.parts import PARTS
+from usageflow.policies.query import query_pairs
 from usageflow.policies.routes import Template
 
 QuantityReader: TypeAlias = Callable[[Facts, Sequence[str]], Decimal | Reason]
