@@ -17,6 +17,7 @@ from usageflow.errors import ConfigurationError
 
 Durability = Literal["durable", "relaxed"]
 UnknownMetric = Literal["create", "inbox"]
+Switch = Literal["on", "off"]
 
 _STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
 """docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
@@ -49,6 +50,40 @@ class Settings:
     )
     body_bytes_max: int = _setting(
         1_048_576, "largest body kept for measuring; a larger one passes, its usage is unmeasured"
+    )
+    decoded_bytes_max: int = _setting(
+        8_388_608, "most bytes that a compressed body is decoded to for measuring"
+    )
+    decode_cpu_s_max: float = _setting(
+        0.1, "most processor time spent on decoding one body; beyond it its usage is unmeasured"
+    )
+    stream_event_bytes_max: int = _setting(
+        1_048_576, "largest single event of a stream that is measured; a larger one is passed over"
+    )
+    websocket_record_s: float = _setting(
+        10.0, "how often the usage of an open WebSocket is recorded; a crash may lose this much"
+    )
+    websocket_record_messages: int = _setting(
+        100, "messages after which the usage of an open WebSocket is recorded, if that is sooner"
+    )
+    path_rules: str | None = _setting(
+        None,
+        "what the app ignores in paths, comma-separated: final-slash, double-slash, dot-segments, "
+        "case, encoded-slash; none: routes as Starlette does",
+    )
+    jwks_refresh_s: float = _setting(300.0, "how often the keys of a JWKS URL are fetched again")
+    jwks_cooldown_s: float = _setting(
+        30.0, "shortest pause between two fetches because of an unknown key id"
+    )
+    jwks_timeout_s: float = _setting(5.0, "longest wait for the answer of a key server")
+    tokens_max: int = _setting(
+        10_000, "verified tokens remembered per JWT source; about 3 MB when full"
+    )
+    discovery: Switch = _setting(
+        "on", "count the endpoints that no policy matches and report them to the server"
+    )
+    discovery_endpoints_max: int = _setting(
+        1_000, "unmatched endpoints told apart; what is beyond it is counted together"
     )
     queue_events_max: int = _setting(
         8_192, "events waiting for the disk; beyond it `on_ledger_failure` decides"
