@@ -107,6 +107,14 @@ def quantity_problem(quantity: Decimal) -> str | None:
     return None
 
 
+def plain(number: Decimal) -> Decimal:
+    """The same number, not negative, with its digits written out: 1E+3 is 1000, -0 is 0.
+
+    For numbers that `quantity_problem` accepts; others may have 10^18 digits.
+    """
+    return Decimal(f"{number.copy_abs():f}")
+
+
 def fingerprint(event: UsageEvent) -> str:
     """Hex SHA-256 of the event's content: equal fingerprints mean the same fact was sent again."""
     return hashlib.sha256(_encoder.encode(event)).hexdigest()

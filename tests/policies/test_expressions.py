@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usageflow.policies.expressions import EVALUATION_STEPS_MAX, Expression
-from usageflow.policies.facts import Reason
+from usageflow.policies.reason import Reason
 
 D = Decimal
 

@@ -8,15 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usageflow.policies.facts import (
-    Body,
-    Facts,
-    Reason,
-    decode_json,
-    plain,
-    request_json,
-    response_json,
-)
+from usageflow.events import plain
+from usageflow.policies.facts import Body, Facts, decode_json, request_json, response_json
+from usageflow.policies.reason import Reason
 
 
 def test_a_body_keeps_what_fits() -> None:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from usageflow.policies.facts import Facts, Reason
+from usageflow.policies.facts import Facts
 from usageflow.policies.identity import compile_identity, compile_source
 from usageflow.policies.models import Source
+from usageflow.policies.reason import Reason
 from usageflow.policies.routes import parse_template
 
 SOURCE: TypeAdapter[Source] = TypeAdapter(Source)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usageflow.policies.facts import Facts, Reason
+from usageflow.policies.facts import Facts
 from usageflow.policies.quantity import compile_quantity, needed_parts
+from usageflow.policies.reason import Reason
 from usageflow.policies.routes import parse_template
 
 TOKENS = "response.body.usage.total_tokens"

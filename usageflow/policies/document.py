@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from usageflow._types import JSON
 from usageflow.errors import PolicyFileError
-from usageflow.policies.facts import Reason, decode_json
+from usageflow.policies.facts import decode_json
 from usageflow.policies.models import Policy
 from usageflow.policies.problems import explain, title
+from usageflow.policies.reason import Reason
 
 VERSION_CHARS_MAX: Final = 100
 """Longest version of a policy; it is recorded in each event."""

@@ -16,10 +16,11 @@ from typing import ClassVar
 from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
 from usageflow.policies.claims import Claims
 from usageflow.policies.document import canonical
-from usageflow.policies.facts import Facts, Reason
+from usageflow.policies.facts import Facts
 from usageflow.policies.identity import IdentityReader, compile_identity
 from usageflow.policies.models import Policy
 from usageflow.policies.quantity import QuantityReader, compile_quantity, needed_parts
+from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Route, Router
 from usageflow.policies.sources import BodySource
 

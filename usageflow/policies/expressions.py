@@ -27,7 +27,7 @@ from jmespath import exceptions, functions, lexer, visitor
 
 from usageflow._types import JSON
 from usageflow.events import QUANTITY_DECIMALS_MAX
-from usageflow.policies.facts import Reason
+from usageflow.policies.reason import Reason
 from usageflow.policies.suggestions import did_you_mean
 
 EXPRESSION_CHARS_MAX: Final = 1_024

@@ -4,28 +4,13 @@ Declares the shape only; the edge fills it. Knows no policy, keeps no bytes that
 for, and never says what a body contained.
 """
 
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Protocol
 
 import msgspec
 
 from usageflow._types import JSON, Headers
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why there is no value, in words for a person. Never holds content of a request."""
-
-    text: str
-
-
-def plain(number: Decimal) -> Decimal:
-    """The same number, not negative, with its digits written out: 1E+3 is 1000, -0 is 0.
-
-    For numbers that `usageflow.events.quantity_problem` accepts; others may have 10^18 digits.
-    """
-    return Decimal(f"{number.copy_abs():f}")
+from usageflow.policies.reason import Reason
 
 
 class Body:

@@ -12,8 +12,9 @@ from typing import TypeAlias, assert_never
 from usageflow._types import JSON
 from usageflow.events import IDENTITY_CHARS_MAX
 from usageflow.policies.expressions import Expression
-from usageflow.policies.facts import Facts, Reason, request_json
+from usageflow.policies.facts import Facts, request_json
 from usageflow.policies.query import query_pairs
+from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Template
 from usageflow.policies.sources import BodySource, HeaderSource, PathSource, QuerySource, Source
 

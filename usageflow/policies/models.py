@@ -16,9 +16,8 @@ from pydantic import (
     field_validator,
 )
 
-from usageflow.events import quantity_problem
+from usageflow.events import plain, quantity_problem
 from usageflow.policies.conditions import FieldConditions, Hosts
-from usageflow.policies.facts import plain
 from usageflow.policies.parts import quantity_expression
 from usageflow.policies.routes import Route, parse_route
 from usageflow.policies.shapes import Model, Name, counted, listed, printable

@@ -11,20 +11,19 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from usageflow._types import JSON, Headers
-from usageflow.events import quantity_problem
+from usageflow.events import plain, quantity_problem
 from usageflow.policies.expressions import Expression
 from usageflow.policies.facts import (
     RESPONSE_BODY,
     Facts,
-    Reason,
     body_problem,
     decode_json,
-    plain,
     request_json,
     response_json,
 )
 from usageflow.policies.parts import PARTS
 from usageflow.policies.query import query_pairs
+from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Template
 
 QuantityReader: TypeAlias = Callable[[Facts, Sequence[str]], Decimal | Reason]

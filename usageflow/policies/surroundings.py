@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from jwt import PyJWK
 
-from usageflow.policies.facts import Reason
+from usageflow.policies.reason import Reason
 
 
 class KeySets(Protocol):
