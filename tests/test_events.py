@@ -23,6 +23,7 @@ from usageflow.events import (
     encode,
     encode_lines,
     fingerprint,
+    plain,
     quantity_problem,
 )
 
@@ -277,3 +278,12 @@ def test_nesting_never_raises_anything_else() -> None:
         assert decode(deep) == decode(line())
     except EventError as error:
         assert "not a usage event" in str(error)  # noqa: PT017 - either end is right
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("1E+3", "1000"), ("-0", "0"), ("0E+5", "0"), ("1.50", "1.50")],
+)
+def test_plain_has_no_exponent(number: str, text: str) -> None:
+    """Plain notation is what people, JSON and databases read alike."""
+    assert f"{plain(Decimal(number))}" == text

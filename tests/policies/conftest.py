@@ -23,7 +23,14 @@ class Seen:
     response_headers: Headers = field(default_factory=list)
     response_body: Body = field(default_factory=lambda: Body(None))
     duration_ms: int = 12
+    started_at_s: float = 1_800_000_000.0
+    known: dict[str, object] = field(default_factory=dict)
+    websocket: dict[str, Any] = field(default_factory=dict)
     aborted: str | None = None
+
+    def metadata(self, name: str) -> object:
+        """What the app knows."""
+        return self.known.get(name)
 
 
 def body_of(data: bytes) -> Body:

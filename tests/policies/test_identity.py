@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from usageflow.policies.facts import Facts
 from usageflow.policies.identity import compile_identity, compile_source
-from usageflow.policies.models import Source
 from usageflow.policies.reason import Reason
 from usageflow.policies.routes import parse_template
+from usageflow.policies.sources import Source
 
 SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
 HEADER = {"from": "header", "name": "X-Account"}

@@ -132,7 +132,7 @@ def test_a_header_with_a_credential_is_no_identity(policy: MakePolicy, name: str
         ({"quantity": "a" * 1_025}, "quantity: 1025 characters; at most 1024"),
         (
             {"quantity": "respons.body.n"},
-            'quantity: "respons" is neither request nor response; did you mean "response"?',
+            'quantity: "respons" is none of request, response, websocket; did you mean "response"?',
         ),
         (
             {"quantity": "response.bdy.n"},

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from usageflow._types import JSON
 from usageflow.errors import PolicyFileError
-from usageflow.policies.facts import decode_json
+from usageflow.policies.json_text import decode_json
 from usageflow.policies.models import Policy
 from usageflow.policies.problems import explain, title
 from usageflow.policies.reason import Reason

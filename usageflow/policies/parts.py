@@ -1,4 +1,4 @@
-"""What a quantity may take: the parts of the document it is evaluated on, and the check of its text.
+"""What a quantity may take: the parts of its document, and the check of its text.
 
 Checks at save time what would fail for every request. Evaluates nothing.
 """

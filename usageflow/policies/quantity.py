@@ -16,11 +16,10 @@ from usageflow.policies.expressions import Expression
 from usageflow.policies.facts import (
     RESPONSE_BODY,
     Facts,
-    body_problem,
-    decode_json,
     request_json,
     response_json,
 )
+from usageflow.policies.json_text import decode_json
 from usageflow.policies.parts import PARTS
 from usageflow.policies.query import query_pairs
 from usageflow.policies.reason import Reason
@@ -67,13 +66,13 @@ def _response_member(keys: tuple[str, ...], text: str) -> QuantityReader:
 
     def read(facts: Facts, _: Sequence[str]) -> Decimal | Reason:
         body = facts.response_body
-        problem = body_problem(body, facts.response_headers, RESPONSE_BODY)
+        problem = body.unusable(RESPONSE_BODY)
         if problem is not None:
             return problem
         found = skim(body.data)
         if found is not None:
             return _judged(decode_json(found, text), text)
-        document = body.json(RESPONSE_BODY)
+        document = response_json(facts)
         return document if isinstance(document, Reason) else _member(document, keys[2:], text)
 
     return read
