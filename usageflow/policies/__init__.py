@@ -4,7 +4,8 @@ from usageflow.policies.body import Body
 from usageflow.policies.document import PolicyDocument
 from usageflow.policies.document import from_json as parse_document
 from usageflow.policies.document import to_json as write_document
-from usageflow.policies.engine import Match, PolicySet, evaluate
+from usageflow.policies.engine import Match, PolicySet
+from usageflow.policies.evaluation import evaluate
 from usageflow.policies.facts import Facts
 from usageflow.policies.file import PolicyFile
 from usageflow.policies.file import parse as parse_file

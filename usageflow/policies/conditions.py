@@ -56,3 +56,8 @@ def _all_met(wanted: FieldConditions, found: list[tuple[str, str]]) -> bool:
         any(key == name and (value in values or "*" in values) for key, value in found)
         for name, values in wanted
     )
+
+
+def specificity(hosts: tuple[str, ...], header: FieldConditions, query: FieldConditions) -> int:
+    """How many conditions there are: of policies for one template, more are asked first."""
+    return bool(hosts) + len(header) + len(query)

@@ -1,30 +1,34 @@
-"""The policy set, and what one exchange is worth under it.
+"""The policy set: which policies concern a request, before the app sees it.
 
-`PolicySet.match` says which policies concern a request, before the app sees it; `evaluate` turns
-the facts of the finished exchange into usage events. Everything is compiled when the set is built;
-nothing here reads a clock, does I/O or raises for what a client or an app sent.
+Everything is compiled when the set is built; what an exchange is worth is in `evaluation`. Nothing
+here reads a clock or does I/O.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Final
 
-from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
+from usageflow._types import Headers
 from usageflow.policies.claims import Claims
+from usageflow.policies.conditions import Condition, compile_conditions, specificity
 from usageflow.policies.document import canonical
-from usageflow.policies.facts import Facts
 from usageflow.policies.identity import IdentityReader, compile_identity
 from usageflow.policies.models import Policy
 from usageflow.policies.quantity import QuantityReader, compile_quantity, needed_parts
-from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Route, Router
 from usageflow.policies.sources import BodySource
+from usageflow.policies.surroundings import Surroundings
 
-_VERSION_DIGITS = 12
+MEETINGS_MAX: Final = 10_000
+"""Combinations of policies remembered; each takes about 300 bytes."""
+
+UPGRADED: Final = 101
+"""Status of an accepted WebSocket (RFC 6455, section 4.2.2)."""
+_VERSION_DIGITS: Final = 12
+_NO_SURROUNDINGS: Final = Surroundings()
+_NO_HEADERS: Final[Headers] = []
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +42,7 @@ class CompiledPolicy:
     version: str
     route: str
     fires: Callable[[int | None], bool]
+    condition: Condition | None
     identity: IdentityReader
     quantity: QuantityReader
     needs_request_body: bool
@@ -48,11 +53,13 @@ class Match:
     """The policies that concern one request, at most one per metric, and what they need to see.
 
     `segments` is the matched path, split; `fail_closed` tells that one of the policies would
-    rather have the request refused than unmetered.
+    rather have the request refused than unmetered, `include_usage` that one wants a stream's usage
+    asked for.
     """
 
     __slots__ = (
         "fail_closed",
+        "include_usage",
         "needs_request_body",
         "needs_response_body",
         "policies",
@@ -64,6 +71,7 @@ class Match:
         self.needs_request_body = plan.needs_request_body
         self.needs_response_body = plan.needs_response_body
         self.fail_closed = plan.fail_closed
+        self.include_usage = plan.include_usage
         self.segments = segments
 
 
@@ -74,19 +82,28 @@ class PolicySet:
     policy that was left out because another one claims the same.
     """
 
-    __slots__ = ("_router", "problems", "version")
+    __slots__ = ("_met", "_router", "problems", "version")
     EMPTY: ClassVar["PolicySet"]
 
     def __init__(
-        self, policies: Sequence[tuple[Policy, str]], problems: Sequence[str] = ()
+        self,
+        policies: Sequence[tuple[Policy, str]],
+        problems: Sequence[str] = (),
+        surroundings: Surroundings = _NO_SURROUNDINGS,
     ) -> None:
         """For policies without conflicting claims; `build` finds out."""
         self.problems = tuple(problems)
         self.version = _set_version(policies)
-        self._router = Router(chain.from_iterable(map(_compiled, policies)), _Plan)
+        self._met: dict[tuple[CompiledPolicy, ...], _Plan] = {}
+        compiled = (_compiled(policy, version, surroundings) for policy, version in policies)
+        self._router = Router(chain.from_iterable(compiled), _Plan)
 
     @classmethod
-    def build(cls, policies: Iterable[tuple[Policy, str]]) -> "PolicySet":
+    def build(
+        cls,
+        policies: Iterable[tuple[Policy, str]],
+        surroundings: Surroundings = _NO_SURROUNDINGS,
+    ) -> "PolicySet":
         """The set of these (policy, version) pairs; of two that conflict the first one stays."""
         claims = Claims()
         good: list[tuple[Policy, str]] = []
@@ -97,125 +114,89 @@ class PolicySet:
                 good.append((policy, version))
             else:
                 problems.append(f'policy "{policy.name}": {": ".join(problem)}')
-        return cls(good, problems)
+        return cls(good, problems, surroundings)
 
-    def match(self, method: str, path: str) -> Match | None:
-        """The policies for a request to this decoded path; None if there are none."""
+    def match(
+        self, method: str, path: str, headers: Headers = _NO_HEADERS, query_string: bytes = b""
+    ) -> Match | None:
+        """The policies for a request to this decoded path; None if there are none.
+
+        `method` is WEBSOCKET for a WebSocket. Headers and query are for the conditions.
+        """
         segments = path.split("/")
         plans = self._router.find(method, path, segments)
         if not plans:
             return None
-        plan = plans[0] if len(plans) == 1 else _most_specific(plans)
+        plan = plans[0]
+        if len(plans) > 1 or plan.conditional:
+            chosen = _chosen(plans, headers, query_string)
+            if not chosen:
+                return None
+            plan = self._plan(chosen)
         return Match(plan, segments)
 
-
-def evaluate(
-    match: Match, facts: Facts, *, now: datetime, new_id: Callable[[], str]
-) -> list[UsageEvent]:
-    """One event for each policy whose `when` is met: counted, or with a reason why not.
-
-    `now` is UTC. Never raises for anything in the facts; what goes wrong inside becomes an inbox
-    event.
-    """
-    events = []
-    for compiled in match.policies:
-        try:
-            if not compiled.fires(facts.status):
-                continue
-            identity, quantity, state, reason = _outcome(compiled, match.segments, facts)
-        except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
-            identity, quantity, state = None, None, "inbox"
-            reason = f"internal error: {type(error).__name__}"
-        policy = compiled.policy
-        events.append(
-            UsageEvent(
-                id=new_id(),
-                policy=policy.name,
-                policy_version=compiled.version,
-                metric=policy.metric,
-                identity=Identity(policy.field, identity),
-                quantity=quantity,
-                occurred_at=now,
-                state=state,
-                reason=reason,
-                event_name=policy.event_name,
-                request_method=facts.method[:TEXT_CHARS_MAX],
-                request_route=compiled.route,
-                request_status=facts.status,
-            )
-        )
-    return events
-
-
-Outcome = tuple[str | None, Decimal | None, EventState, str | None]
-"""Identity value, quantity, state and reason of an event."""
-
-
-def _outcome(compiled: CompiledPolicy, segments: Sequence[str], facts: Facts) -> Outcome:
-    policy = compiled.policy
-    aborted = None if policy.on_abort == "full" else facts.aborted
-    identity = compiled.identity(facts, segments)
-    if aborted is not None and policy.on_abort == "none":
-        value = None if isinstance(identity, Reason) else identity
-        return value, None, "skipped", f"aborted: {aborted}"
-    quantity = compiled.quantity(facts, segments)
-    if isinstance(identity, str) and isinstance(quantity, Decimal) and aborted is None:
-        return identity, quantity, "shadow" if policy.mode == "shadow" else "counted", None
-    return _explained(policy, identity, quantity, aborted)
-
-
-def _explained(
-    policy: Policy, identity: str | Reason, quantity: Decimal | Reason, aborted: str | None
-) -> Outcome:
-    """The outcome where something is missing or the exchange was cut short."""
-    state: EventState = "counted"
-    reasons: list[str] = []
-    value: str | None = None
-    if isinstance(identity, Reason):
-        state = "inbox"
-        reasons.append(identity.text)
-    else:
-        value = identity
-    amount: Decimal | None = None
-    if isinstance(quantity, Decimal):
-        amount = quantity
-    else:
-        reasons.append(quantity.text)
-        if isinstance(policy.on_missing, Decimal):
-            amount = policy.on_missing
-            reasons.append(f"counted as {amount}, as on_missing says")
-        else:
-            state = "skipped" if policy.on_missing == "skip" else "inbox"
-    if aborted is not None and not any(aborted in reason for reason in reasons):
-        reasons.append(f"aborted: {aborted}")
-    if policy.mode == "shadow" and state != "skipped":
-        state = "shadow"
-    return value, amount, state, "; ".join(reasons)[:TEXT_CHARS_MAX]
+    def _plan(self, chosen: tuple[CompiledPolicy, ...]) -> "_Plan":
+        """The plan of policies that met in a request; there are few such meetings."""
+        plan = self._met.get(chosen)
+        if plan is None:
+            plan = _Plan(chosen)
+            if len(self._met) < MEETINGS_MAX:
+                self._met[chosen] = plan
+        return plan
 
 
 class _Plan:
     """What a request needs under these policies; made once per template and method."""
 
-    __slots__ = ("fail_closed", "needs_request_body", "needs_response_body", "policies")
+    __slots__ = (
+        "conditional",
+        "fail_closed",
+        "include_usage",
+        "needs_request_body",
+        "needs_response_body",
+        "policies",
+    )
 
     def __init__(self, policies: Iterable[CompiledPolicy]) -> None:
-        self.policies = tuple(policies)
+        """Those with the most conditions first; of equals the first one written."""
+        self.policies = tuple(
+            sorted(
+                policies,
+                key=lambda item: (
+                    -specificity(item.policy.host, item.policy.header, item.policy.query)
+                ),
+            )
+        )
+        self.conditional = any(item.condition is not None for item in self.policies)
+        self.include_usage = any(item.policy.include_usage for item in self.policies)
         self.needs_request_body = any(item.needs_request_body for item in self.policies)
         self.needs_response_body = any(item.needs_response_body for item in self.policies)
         self.fail_closed = any(item.policy.on_ledger_failure == "closed" for item in self.policies)
 
 
-def _most_specific(plans: Sequence[_Plan]) -> _Plan:
-    """Each metric from the first plan that has it."""
+def _conditions(compiled: CompiledPolicy) -> int:
+    policy = compiled.policy
+    return specificity(policy.host, policy.header, policy.query)
+
+
+def _chosen(
+    plans: Sequence[_Plan], headers: Headers, query_string: bytes
+) -> tuple[CompiledPolicy, ...]:
+    """For each metric the first policy whose conditions are met; the most specific plan leads."""
     chosen: dict[str, CompiledPolicy] = {}
     for plan in plans:
         for compiled in plan.policies:
-            chosen.setdefault(compiled.policy.metric, compiled)
-    return _Plan(chosen.values())
+            metric = compiled.policy.metric
+            if metric not in chosen and (
+                compiled.condition is None or compiled.condition(headers, query_string)
+            ):
+                chosen[metric] = compiled
+    return tuple(chosen.values())
 
 
-def _compiled(versioned: tuple[Policy, str]) -> Iterable[tuple[Route, CompiledPolicy]]:
-    policy, version = versioned
+def _compiled(
+    policy: Policy, version: str, surroundings: Surroundings
+) -> Iterable[tuple[Route, CompiledPolicy]]:
     parts = needed_parts(policy.quantity)
     identity_body = any(isinstance(source, BodySource) for source in policy.identify)
     for route in policy.routes if policy.mode != "off" else ():
@@ -226,6 +207,7 @@ def _compiled(versioned: tuple[Policy, str]) -> Iterable[tuple[Route, CompiledPo
                 version=version,
                 route=route.template.text,
                 fires=_fires(policy.when),
+                condition=compile_conditions(policy.host, policy.header, policy.query),
                 identity=compile_identity(policy.identify, route.template),
                 quantity=compile_quantity(policy.quantity, route.template),
                 needs_request_body=identity_body or ("request", "body") in parts,
@@ -242,7 +224,12 @@ def _fires(when: str | tuple[int, ...]) -> Callable[[int | None], bool]:
         return lambda _: True
     if when == "response":
         return lambda status: status is not None
-    return lambda status: status is not None and 200 <= status < 400  # noqa: PLR2004 - 2xx, 3xx
+    return lambda status: (
+        status is not None
+        and (
+            200 <= status < 400 or status == UPGRADED  # noqa: PLR2004 - 2xx, 3xx
+        )
+    )
 
 
 def _set_version(policies: Iterable[tuple[Policy, str]]) -> str:

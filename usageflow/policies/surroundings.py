@@ -4,17 +4,18 @@ Policies are pure; whatever they need from the process is handed to them when a 
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
-
-from jwt import PyJWK
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from usageflow.policies.reason import Reason
+
+if TYPE_CHECKING:
+    from jwt import PyJWK  # loads cryptography, which only some policies need
 
 
 class KeySets(Protocol):
     """The public keys behind JWKS URLs. Never waits: a key is there, or there is a reason."""
 
-    def find(self, url: str, kid: str | None) -> PyJWK | Reason:
+    def find(self, url: str, kid: str | None) -> "PyJWK | Reason":
         """The key of this id in the set at `url`; a `kid` of None is the set's only key."""
 
     def generation(self, url: str) -> int:
@@ -24,7 +25,7 @@ class KeySets(Protocol):
 class NoKeySets:
     """Where no key server can be asked, as in a check of a policy file."""
 
-    def find(self, url: str, kid: str | None) -> PyJWK | Reason:  # noqa: ARG002 - see KeySets
+    def find(self, url: str, kid: str | None) -> "PyJWK | Reason":  # noqa: ARG002 - see KeySets
         """See KeySets."""
         return Reason(f"the keys at {url} are not loaded")
 

@@ -1,0 +1,99 @@
+"""What an exchange is worth: its facts under the policies it matched, as usage events.
+
+Pure: the time and the identifiers come in. Never raises for anything a client or an app sent.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TypeAlias
+
+from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
+from usageflow.policies.engine import CompiledPolicy, Match
+from usageflow.policies.facts import Facts
+from usageflow.policies.models import Policy
+from usageflow.policies.reason import Reason
+
+
+def evaluate(
+    match: Match, facts: Facts, *, now: datetime, new_id: Callable[[], str]
+) -> list[UsageEvent]:
+    """One event for each policy whose `when` is met: counted, or with a reason why not.
+
+    `now` is UTC. Never raises for anything in the facts; what goes wrong inside becomes an inbox
+    event.
+    """
+    events = []
+    for compiled in match.policies:
+        try:
+            if not compiled.fires(facts.status):
+                continue
+            identity, quantity, state, reason = _outcome(compiled, match.segments, facts)
+        except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
+            identity, quantity, state = None, None, "inbox"
+            reason = f"internal error: {type(error).__name__}"
+        policy = compiled.policy
+        events.append(
+            UsageEvent(
+                id=new_id(),
+                policy=policy.name,
+                policy_version=compiled.version,
+                metric=policy.metric,
+                identity=Identity(policy.field, identity),
+                quantity=quantity,
+                occurred_at=now,
+                state=state,
+                reason=reason,
+                event_name=policy.event_name,
+                request_method=facts.method[:TEXT_CHARS_MAX],
+                request_route=compiled.route,
+                request_status=facts.status,
+            )
+        )
+    return events
+
+
+Outcome: TypeAlias = tuple[str | None, Decimal | None, EventState, str | None]
+"""Identity value, quantity, state and reason of an event."""
+
+
+def _outcome(compiled: CompiledPolicy, segments: Sequence[str], facts: Facts) -> Outcome:
+    policy = compiled.policy
+    aborted = None if policy.on_abort == "full" else facts.aborted
+    identity = compiled.identity(facts, segments)
+    if aborted is not None and policy.on_abort == "none":
+        value = None if isinstance(identity, Reason) else identity
+        return value, None, "skipped", f"aborted: {aborted}"
+    quantity = compiled.quantity(facts, segments)
+    if isinstance(identity, str) and isinstance(quantity, Decimal) and aborted is None:
+        return identity, quantity, "shadow" if policy.mode == "shadow" else "counted", None
+    return _explained(policy, identity, quantity, aborted)
+
+
+def _explained(
+    policy: Policy, identity: str | Reason, quantity: Decimal | Reason, aborted: str | None
+) -> Outcome:
+    """The outcome where something is missing or the exchange was cut short."""
+    state: EventState = "counted"
+    reasons: list[str] = []
+    value: str | None = None
+    if isinstance(identity, Reason):
+        state = "inbox"
+        reasons.append(identity.text)
+    else:
+        value = identity
+    amount: Decimal | None = None
+    if isinstance(quantity, Decimal):
+        amount = quantity
+    else:
+        reasons.append(quantity.text)
+        if isinstance(policy.on_missing, Decimal):
+            amount = policy.on_missing
+            reasons.append(f"counted as {amount}, as on_missing says")
+        else:
+            state = "skipped" if policy.on_missing == "skip" else "inbox"
+    if aborted is not None and not any(aborted in reason for reason in reasons):
+        reasons.append(f"aborted: {aborted}")
+    if policy.mode == "shadow" and state != "skipped":
+        state = "shadow"
+    return value, amount, state, "; ".join(reasons)[:TEXT_CHARS_MAX]
