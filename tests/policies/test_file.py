@@ -47,7 +47,7 @@ def test_the_version_follows_the_meaning() -> None:
 
 def test_nothing_is_an_empty_file() -> None:
     """An empty file is an empty set, not a mistake."""
-    assert parse("", "p.toml") == PolicyFile((), (), ())
+    assert parse("", "p.toml") == PolicyFile((), (), (), (), ())
 
 
 def test_one_bad_policy_leaves_the_others() -> None:
@@ -138,6 +138,52 @@ def test_a_wrong_metric_is_told_with_its_place() -> None:
     ]
 
 
+EXAMPLE = """
+[[example]]
+name = "a chat counts 0.1"
+request = "POST /v1/chat"
+request_headers = { x-account = "a1" }
+expect = [{ policy = "chat", quantity = 0.1 }]
+
+[[exempt]]
+match = "GET /health"
+reason = "the load balancer asks"
+"""
+
+
+def test_examples_and_exemptions_are_read_beside_the_policies() -> None:
+    """They are no part of what is in force: the policies and their versions stay the same."""
+    found = parse(CHAT + EXAMPLE, "p.toml")
+    assert found.problems == ()
+    assert found.policies == parse(CHAT, "p.toml").policies
+    ((example),) = found.examples
+    assert (example.name, example.expect[0].quantity) == ("a chat counts 0.1", Decimal("0.1"))
+    ((exemption),) = found.exemptions
+    assert (exemption.match, exemption.reason) == (("GET /health",), "the load balancer asks")
+
+
+def test_problems_of_examples_and_exemptions_have_their_places() -> None:
+    """With the example's name, its own line, and a hint for a key that is nearly right."""
+    text = EXAMPLE.replace("request =", "requets =").replace('"GET /health"', '"/health"')
+    assert problems(CHAT + text.replace('reason = "the', 'reason = "" #')) == [
+        '9: example "a chat counts 0.1" (#1): request: is required',
+        ('11: example "a chat counts 0.1" (#1): requets: is not known; did you mean "request"?'),
+        ('16: exempt (#1): match: "/health" has no method: write "GET /health" or "ANY /health"'),
+        "17: exempt (#1): reason: string should have at least 1 character",
+    ]
+
+
+def test_what_is_expected_may_be_tables_of_their_own() -> None:
+    """`[[example.expect]]` and `[example.metadata]` belong to the example above them."""
+    text = CHAT + EXAMPLE.split("expect =", maxsplit=1)[0]
+    text += '[example.metadata]\ntenant = "t1"\n[[example.expect]]\npolicy = 5\n'
+    assert problems(text) == [
+        '15: example "a chat counts 0.1" (#1): expect[1].policy: must be text'
+    ]
+    ((example),) = parse(text.replace("= 5", '= "chat"'), "p.toml").examples
+    assert (example.metadata, example.expect[0].policy) == ({"tenant": "t1"}, "chat")
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -197,6 +243,12 @@ lines = st.sampled_from(
     [
         *CHAT.splitlines(),
         "[[metric]]",
+        "[[example]]",
+        'request = "GET /v1/chat"',
+        "[[example.expect]]",
+        "[example.metadata]",
+        "[[exempt]]",
+        'reason = "r"',
         'key = "A"',
         "[[policy.identify]]",
         'from = "path"',

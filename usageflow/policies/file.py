@@ -1,4 +1,4 @@
-"""The policy file: TOML in, policies and problems with their lines out.
+"""The policy file: TOML in; policies, examples, exemptions and problems with their lines out.
 
 One bad policy never takes the others down. Takes the text; reading the file is the caller's. The
 TOML reader gives no line numbers, so `_Places` finds where tables and keys begin.
@@ -9,32 +9,41 @@ import re
 import tomllib
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from usageflow.errors import PolicyFileError
 from usageflow.policies.claims import Claims
 from usageflow.policies.document import canonical
+from usageflow.policies.examples import Example
+from usageflow.policies.exemptions import Exemption
 from usageflow.policies.models import Metric, Policy
 from usageflow.policies.problems import explain, title
 from usageflow.policies.suggestions import did_you_mean
 
-_TABLES: Final = ("policy", "metric")
+_TABLES: Final = ("policy", "metric", "example", "exempt")
 _VERSION_DIGITS: Final = 12
-_HEADER = re.compile(r"\s*\[\[\s*(policy|metric)\s*\]\]")
-_SUBTABLE = re.compile(r"""\s*\[{1,2}\s*(?:policy|metric)\s*\.\s*["']?([\w-]+)""")
+_HEADER = re.compile(rf"\s*\[\[\s*({'|'.join(_TABLES)})\s*\]\]")
+_SUBTABLE = re.compile(rf"""\s*\[{{1,2}}\s*(?:{"|".join(_TABLES)})\s*\.\s*["']?([\w-]+)""")
 _OTHER_TABLE = re.compile(r"""\s*\[{1,2}\s*["']?([\w-]+)""")
 _KEY = re.compile(r"""\s*["']?([\w-]+)["']?\s*[=.]""")
 _PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
+Table = TypeVar("Table", Metric, Policy, Example, Exemption)
+
 
 class PolicyFile(NamedTuple):
-    """The valid policies with their versions, the declared metrics, and one line per problem."""
+    """The valid policies with their versions, the declared metrics, and one line per problem.
+
+    `examples` and `exemptions` are for tests and for the coverage of an app; they meter nothing.
+    """
 
     policies: tuple[tuple[Policy, str], ...]
     problems: tuple[str, ...]
     metrics: tuple[Metric, ...] = ()
+    examples: tuple[Example, ...] = ()
+    exemptions: tuple[Exemption, ...] = ()
 
 
 def parse(text: str, source: str) -> PolicyFile:
@@ -85,51 +94,48 @@ class _Reading:
                 self._tell(
                     self._places.top(key), f'"{key}" is not known{did_you_mean(key, _TABLES)}'
                 )
-        for number, table in self._each("metric"):
-            self._read_metric(number, table)
-        policies = [self._read_policy(number, table) for number, table in self._each("policy")]
+        for number, metric in self._read("metric", Metric):
+            self._declare(number, metric)
+        policies = [
+            policy for number, policy in self._read("policy", Policy) if self._fits(number, policy)
+        ]
+        examples = tuple(example for _, example in self._read("example", Example))
+        exemptions = tuple(exemption for _, exemption in self._read("exempt", Exemption))
+        problems = sorted(self._problems, key=lambda problem: problem[0])
         return PolicyFile(
-            tuple((policy, version_of(policy)) for policy in policies if policy is not None),
-            tuple(
-                f"{self._source}:{line}: {text}"
-                for line, text in sorted(self._problems, key=lambda problem: problem[0])
-            ),
+            tuple((policy, version_of(policy)) for policy in policies),
+            tuple(f"{self._source}:{line}: {text}" for line, text in problems),
             tuple(self._metrics.values()),
+            examples,
+            exemptions,
         )
 
-    def _each(self, kind: str) -> Iterator[tuple[int, Any]]:
+    def _read(self, kind: str, model: type[Table]) -> Iterator[tuple[int, Table]]:
+        """The valid tables of a kind with their numbers; the problems of the others are told."""
         tables = self._tables.get(kind, [])
-        if isinstance(tables, list):
-            yield from enumerate(tables, start=1)
-        else:
+        if not isinstance(tables, list):
             self._tell(self._places.top(kind), f"{kind}: write [[{kind}]], with two brackets")
-
-    def _read_metric(self, number: int, table: Any) -> None:
-        try:
-            metric = Metric.model_validate(table)
-        except ValidationError as error:
-            for key, text in explain(error, Metric):
-                self._tell(self._places.line("metric", number, key), f"metric (#{number}): {text}")
             return
+        for number, table in enumerate(tables, start=1):
+            try:
+                valid = model.model_validate(table)
+            except ValidationError as error:
+                for key, text in explain(error, model):
+                    self._blame(kind, number, key, text)
+            else:
+                yield number, valid
+
+    def _declare(self, number: int, metric: Metric) -> None:
         if metric.key in self._metrics:
-            line = self._places.line("metric", number, "key")
-            self._tell(line, f'metric (#{number}): key: "{metric.key}" is declared twice')
+            self._blame("metric", number, "key", f'key: "{metric.key}" is declared twice')
         self._metrics.setdefault(metric.key, metric)
 
-    def _read_policy(self, number: int, table: Any) -> Policy | None:
-        try:
-            policy = Policy.model_validate(table)
-        except ValidationError as error:
-            found = explain(error, Policy)
-        else:
-            problem = self._undeclared(policy) or self._claims.make(policy)
-            if problem is None:
-                return policy
-            found = [(problem[0], ": ".join(problem))]
-        for key, text in found:
-            line = self._places.line("policy", number, key)
-            self._tell(line, f"{title(table, number)}: {text}")
-        return None
+    def _fits(self, number: int, policy: Policy) -> bool:
+        """Whether the metric is declared and no earlier policy claims the same."""
+        problem = self._undeclared(policy) or self._claims.make(policy)
+        if problem is not None:
+            self._blame("policy", number, problem[0], ": ".join(problem))
+        return problem is None
 
     def _undeclared(self, policy: Policy) -> tuple[str, str] | None:
         if "metric" not in self._tables or policy.metric in self._metrics:
@@ -137,12 +143,18 @@ class _Reading:
         hint = did_you_mean(policy.metric, self._metrics)
         return "metric", f'"{policy.metric}" is not declared as a [[metric]]{hint}'
 
+    def _blame(self, kind: str, number: int, key: str, text: str) -> None:
+        """Tell what is wrong with a key of a table, with the table's name if it has one."""
+        named = title(self._tables[kind][number - 1], number)
+        line = self._places.line(kind, number, key)
+        self._tell(line, f"{kind}{named.removeprefix('policy')}: {text}")
+
     def _tell(self, line: int, text: str) -> None:
         self._problems.append((line, text))
 
 
 class _Places:
-    """The line of each [[policy]] and [[metric]] table and of the keys within it.
+    """The line of each table of the known kinds and of the keys within it.
 
     A scan, not a parser: it skips comments and multi-line strings, and where a file is written so
     that it finds nothing (`policy = [...]`), it names the nearest line it knows.
