@@ -4,8 +4,7 @@ Counts every byte; keeps a bounded number, decoded where the message is encoded;
 stream on to its reader instead. Knows no policy and never says what a body contained.
 """
 
-from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from usageflow._types import JSON, Headers
 from usageflow.policies.json_text import decode_json
@@ -14,45 +13,96 @@ from usageflow.policies.reason import Reason
 _UNREAD: Final = object()
 
 
+class Decoder(Protocol):
+    """Undoes content encodings; see `decoding`."""
+
+    problem: str | None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What these bytes decode to; bounded."""
+
+    def end(self) -> None:
+        """All bytes were fed."""
+
+
+class StreamReader(Protocol):
+    """Reads a stream of events as it passes; see `streams`."""
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes."""
+
+    def end(self) -> None:
+        """No more bytes come."""
+
+
 class Body:
     """The bytes of one message body: all are counted, at most `bytes_max` are kept.
 
-    `bytes_max=None` keeps nothing. `problem` says why the content cannot be used; the edge may set
-    it. `bytes_total` counts what was on the wire, encoded or not.
+    `bytes_max=None` keeps nothing. `problem` says why the content cannot be used; `unfinished`,
+    which the edge sets, why it has not all been seen. `bytes_total` counts the bytes on the wire.
     """
 
-    __slots__ = ("_bytes_max", "_chunks", "_document", "_tap", "bytes_total", "problem")
+    __slots__ = (
+        "_bytes_max",
+        "_chunks",
+        "_decoder",
+        "_document",
+        "_stream",
+        "bytes_total",
+        "problem",
+        "unfinished",
+    )
 
     def __init__(self, bytes_max: int | None) -> None:
         self.bytes_total = 0
         self.problem: str | None = None
+        self.unfinished: str | None = None
         self._bytes_max = bytes_max
         self._chunks: list[bytes] = []
-        self._tap: Callable[[bytes], bytes] | None = None
+        self._decoder: Decoder | None = None
+        self._stream: StreamReader | None = None
         self._document: JSON = _UNREAD
 
     @property
-    def kept(self) -> bool:
+    def wanted(self) -> bool:
         """Whether some policy needs the content."""
         return self._bytes_max is not None
 
-    def tap(self, through: Callable[[bytes], bytes]) -> None:
-        """Keep what `through` makes of each chunk; it bounds that itself."""
-        self._tap = through
+    def read_as(self, decoder: Decoder | Reason | None, stream: StreamReader | None) -> None:
+        """How to read what comes, before it comes. The decoder bounds what it makes."""
+        if isinstance(decoder, Reason):
+            self.problem = decoder.text
+            self._bytes_max = None
+        else:
+            self._decoder, self._stream = decoder, stream
 
     def add(self, chunk: bytes) -> None:
         """The next bytes. A body that outgrows the limit is let go of as a whole."""
         self.bytes_total += len(chunk)
         if self._bytes_max is None:
             return
-        if self._tap is not None:
-            chunk = self._tap(chunk)
-        elif self.bytes_total > self._bytes_max:
+        if self._decoder is not None:
+            chunk = self._decoder.feed(chunk)
+        elif self._stream is None and self.bytes_total > self._bytes_max:
             self._chunks.clear()
             self.problem = f"larger than body_bytes_max ({self._bytes_max} bytes)"
             return
-        if chunk:
+        if self._stream is not None:
+            self._stream.feed(chunk)
+        elif chunk:
             self._chunks.append(chunk)
+
+    def end(self, unfinished: str | None = None) -> None:
+        """No more bytes come; `unfinished` says why some are missing."""
+        self.unfinished = unfinished
+        if self._decoder is not None:
+            if unfinished is None:
+                self._decoder.end()
+            if self._decoder.problem is not None:
+                self.problem = self._decoder.problem
+                self._chunks.clear()
+        if self._stream is not None:
+            self._stream.end()
 
     @property
     def data(self) -> bytes:
@@ -63,11 +113,12 @@ class Body:
 
     def unusable(self, label: str) -> Reason | None:
         """Why there is no content to look into."""
-        if self.problem is not None:
-            return Reason(f"{label}: {self.problem}")
+        problem = self.problem or self.unfinished
+        if problem is not None:
+            return Reason(f"{label}: {problem}")
         return None if self._chunks else Reason(f"{label} is empty")
 
-    def document(self, headers: Headers, label: str) -> JSON | Reason:
+    def document(self, headers: Headers, label: str) -> JSON | Reason:  # noqa: ARG002 - soon
         """The content as a document, numbers exact, or why it is none; read once for all policies.
 
         `headers` are those of the same message: they say what the bytes mean.
