@@ -34,7 +34,7 @@ def _request_line(text: str) -> str:
 
 def _header_fields(table: object) -> tuple[tuple[str, str], ...]:
     """A table of texts, or of lists of texts, as pairs: a list is a repeated header."""
-    pairs = [
+    pairs: list[tuple[str, Any]] = [
         (name.lower(), text)
         for name, values in (table.items() if isinstance(table, dict) else [("", None)])
         for text in (values if isinstance(values, list) else [values])
