@@ -6,6 +6,7 @@ import pytest
 
 from usageflow.policies.claims import Claims
 from usageflow.policies.models import Policy
+from usageflow.policies.paths import PathRules
 
 MakePolicy = Callable[..., Policy]
 
@@ -50,6 +51,43 @@ def test_different_claims_live_together(
     claims = Claims()
     assert claims.make(policy(name="one", **first)) is None
     assert claims.make(policy(name="two", **second)) is None
+
+
+NARROW = {"host": "api.example.com", "header": {"X-Plan": ["b", "a"]}, "query": {"v": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("condition", "same"),
+    [
+        ("host", ["API.example.com"]),
+        ("header", {"x-plan": ["a", "b", "a"]}),
+        ("query", {"v": ["1"]}),
+    ],
+)
+def test_equal_conditions_conflict(policy: MakePolicy, condition: str, same: object) -> None:
+    """However they are written: both policies would count the same requests."""
+    claims = Claims()
+    assert claims.make(policy(name="one", **NARROW)) is None
+    assert claims.make(policy(name="two", **{**NARROW, condition: same})) is not None
+
+
+@pytest.mark.parametrize("condition", ["host", "header", "query"])
+def test_other_conditions_live_together(policy: MakePolicy, condition: str) -> None:
+    """The policy with more conditions is asked first, and the other one for the rest."""
+    claims = Claims()
+    fewer = {name: said for name, said in NARROW.items() if name != condition}
+    assert claims.make(policy(name="one", **NARROW)) is None
+    assert claims.make(policy(name="two", **fewer)) is None
+    assert claims.make(policy(name="three")) is None
+
+
+def test_path_rules_decide_what_is_the_same(policy: MakePolicy) -> None:
+    """Where a final slash does not count, templates with and without it bill the same request."""
+    for rules, problem in (("", None), ("final-slash", "match")):
+        claims = Claims(PathRules.parse(rules))
+        assert claims.make(policy(name="one", match="GET /a")) is None
+        found = claims.make(policy(name="two", match="GET /a/"))
+        assert (found and found[0]) == problem
 
 
 def test_a_name_is_used_once(policy: MakePolicy) -> None:

@@ -8,15 +8,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.routing import compile_path
 
-from usageflow.policies.routes import Router, Template, parse_route, parse_template
+from usageflow.policies.paths import PathRules
+from usageflow.policies.routes import Router, Template, parse_route, parse_template, routed_shape
 
 SEGMENTS = ["a", "b", ":p", "{q}", "*", "{n:int}", "{f:float}", ""]
 LAST = [*SEGMENTS, "{r:path}"]
 
 
-def router(*routes: str) -> Router[str, list[str]]:
+def router(*routes: str, rules: str = "") -> Router[str, list[str]]:
     """A router whose values are the routes as they were written."""
-    return Router(((parse_route(route), route) for route in routes), list)
+    return Router(((parse_route(route), route) for route in routes), list, PathRules.parse(rules))
 
 
 def find(found: Router[str, list[str]], method: str, path: str) -> list[str]:
@@ -48,6 +49,7 @@ def reference(template: Template) -> re.Pattern[str]:
         ("GET /a", "GET", "/a"),
         ("GET /a", "HEAD", "/a"),
         ("get /a", "GET", "/a"),
+        ("GET /a", "get", "/a"),
         ("GET, POST /a", "POST", "/a"),
         ("ANY /a", "PROPFIND", "/a"),
         ("GET /", "GET", "/"),
@@ -66,6 +68,9 @@ def reference(template: Template) -> re.Pattern[str]:
         ("GET /caf\u00e9", "GET", "/caf\u00e9"),
         ("GET /a", "GET", "/a\n"),
         ("GET /n/{n:int}", "GET", "/n/1\n"),
+        ("GET /users/:id", "GET", "/users/\n"),
+        ("GET /files/{rest:path}", "GET", "/files/a\n"),
+        ("GET /a/:b/{rest:path}", "GET", "/a/\n/b"),
     ],
 )
 def test_a_template_matches_what_the_app_would_route(route: str, method: str, path: str) -> None:
@@ -78,7 +83,6 @@ def test_a_template_matches_what_the_app_would_route(route: str, method: str, pa
     [
         ("GET /a", "POST", "/a"),
         ("HEAD /a", "GET", "/a"),
-        ("GET /a", "get", "/a"),
         ("GET /a", "GET", "/a/"),
         ("GET /a/", "GET", "/a"),
         ("GET /a", "GET", "/a/b"),
@@ -95,8 +99,12 @@ def test_a_template_matches_what_the_app_would_route(route: str, method: str, pa
         ("GET /a/*/c", "GET", "/a//c"),
         ("GET /files/*", "GET", "/files/"),
         ("GET /files/*", "GET", "/files"),
+        ("GET /files/*", "GET", "/files/\n"),
         ("GET /files/{rest:path}", "GET", "/files"),
+        ("GET /files/{rest:path}", "GET", "/files/a\nb"),
+        ("GET /files/{rest:path}", "GET", "/files/a\n\n"),
         ("GET /a", "GET", "/a\n\n"),
+        ("GET /n/{n:int}/x", "GET", "/n/1\n/x"),
     ],
 )
 def test_a_template_matches_nothing_else(route: str, method: str, path: str) -> None:
@@ -133,6 +141,8 @@ def test_a_template_matches_nothing_else(route: str, method: str, path: str) -> 
         ("GET /{a:path}/b", "last segment"),
         ("GET /a{b}", "whole segment"),
         ("GET /{b}.json", "whole segment"),
+        ("GET /a/../b", "dot segments"),
+        ("GET /.", "dot segments"),
         ("GET /a*", "whole segment"),
         ("GET /" + "a" * 500, "500"),
     ],
@@ -178,6 +188,8 @@ def test_values_of_one_template_are_gathered_by_method() -> None:
         ("/a/{r:path}", "/a/b//c/", {"r": "b//c/"}),
         ("/a/{r:path}", "/a/", {"r": ""}),
         ("/{n:int}", "/007", {"n": "007"}),
+        ("/{n:int}/{s}", "/007/a\n", {"n": "007", "s": "a\n"}),
+        ("/{s}/{n:int}", "/a/007\n", {"s": "a", "n": "007"}),
     ],
 )
 def test_a_parameter_is_exactly_what_the_path_says(
@@ -191,11 +203,60 @@ def test_a_parameter_is_exactly_what_the_path_says(
 def test_a_final_newline_is_routed_as_starlette_routes_it() -> None:
     """Starlette serves `/chat%0A` as `/chat`; nobody gets an endpoint for free that way."""
     assert compile_path("/chat")[0].match("/chat\n")
-    assert find(router("ANY /chat", "ANY /*"), "GET", "/chat\n") == [
-        "ANY /*",
-        "ANY /chat",
-        "ANY /*",
-    ]
+    assert find(router("ANY /:p", "ANY /chat"), "GET", "/chat\n") == ["ANY /chat", "ANY /:p"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "route", "path", "is_found"),
+    [
+        ("final-slash", "GET /a/", "/a", True),
+        ("final-slash", "GET /", "/", True),
+        ("case", "GET /Items/:id", "/iTEMS/A", True),
+        ("case", "GET /{id:uuid}", "/0190A0B0-0000-7000-8000-000000000001", True),
+        ("final-slash", "GET /Items", "/items", False),
+        ("newline", "GET /a", "/a\n", False),
+        ("newline", "GET /{n:int}", "/1\n", False),
+        ("newline", "GET /f/{rest:path}", "/f/a\nb", True),
+        ("newline", "GET /:p", "/a\n", True),
+        ("werkzeug", "GET /a", "/a\n", False),
+        ("werkzeug", "GET /:p", "/a\n", True),
+        ("werkzeug", "GET /f/{rest:path}", "/f/a\nb", False),
+        ("werkzeug", "GET /f/{rest:path}", "/f/a\n", False),
+        ("werkzeug", "GET /f/{rest:path}", "/f/a//b", True),
+        ("werkzeug", "GET /f/{rest:path}", "/f//a", False),
+        ("werkzeug", "GET /f/{rest:path}", "/f/", False),
+        ("werkzeug", "GET /{n:int}", "/\u0661", True),
+        ("werkzeug", "GET /{n:float}", "/1.5", True),
+        ("werkzeug", "GET /{n:float}", "/1", False),
+        ("werkzeug", "GET /{n:uuid}", "/0190a0b0-0000-7000-8000-000000000001", True),
+        ("werkzeug", "GET /{n:uuid}", "/0190a0b0000070008000000000000001", False),
+    ],
+)
+def test_rules_change_what_a_template_matches(
+    rules: str, route: str, path: str, *, is_found: bool
+) -> None:
+    """What the router itself does differently under the rules of an app."""
+    assert find(router(route, rules=rules), "GET", path) == [route] * is_found
+
+
+def test_a_parameter_keeps_its_case() -> None:
+    """Only fixed segments are compared without it; the segments stay as they are."""
+    segments = ["", "Items", "AcCt"]
+    assert router("GET /items/:id", rules="case").find("GET", "/Items/AcCt", segments)
+    assert segments == ["", "Items", "AcCt"]
+
+
+def test_equal_shapes_match_the_same_requests() -> None:
+    """What two policies may not both claim depends on what the app tells apart."""
+
+    def shapes(rules: str, *texts: str) -> int:
+        known = PathRules.parse(rules)
+        return len({routed_shape(parse_template(text).shape, known) for text in texts})
+
+    assert shapes("", "/a", "/a/", "/A", "/a/*", "/a/{p:path}") == 5
+    assert shapes("final-slash", "/a", "/a/") == 1
+    assert shapes("case", "/a", "/A") == 1
+    assert shapes("werkzeug", "/a/*", "/a/{p:path}") == 1
 
 
 segments = st.lists(st.sampled_from(SEGMENTS), max_size=4)

@@ -1,8 +1,8 @@
 """`METHOD /template`: reading it, and finding the templates a request matches.
 
-Matches the decoded path, as Starlette routes it; a template never sees the query string. Knows
-nothing of policies: a router holds any values. No regular expression runs for a request, except
-for `{x:float}` and `{x:uuid}`.
+Matches the segments that `paths` made of a request's path, as Starlette matches them unless path
+rules say otherwise; a template never sees the query string. Knows nothing of policies: a router
+holds any values. No regular expression runs for a request, except for typed parameters.
 
     /users/:id    /users/{id}    one segment that is not empty, as a parameter
     /n/{id:int}                  one segment of that form: int, float, uuid (str is the default)
@@ -14,7 +14,9 @@ for `{x:float}` and `{x:uuid}`.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+from usageflow.policies.paths import CASE, FINAL_SLASH, NEWLINE, WERKZEUG
 
 TEMPLATE_CHARS_MAX: Final = 500
 """Longest template; it is recorded in each event as its route (events.TEXT_CHARS_MAX)."""
@@ -24,18 +26,23 @@ _TOKEN = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]{1,32}")
 """A method as in RFC 9110, section 9.1; the longest registered one has 16 characters."""
 _PARAMETER = re.compile(r":([^:{}]*)|\{([^:{}]*)(?::([^:{}]*))?\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FLOAT = re.compile(r"[0-9]+(\.[0-9]+)?")
-_UUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 
 Kind = Literal["static", "int", "float", "uuid", "str", "*", "rest", "path"]
+Shape: TypeAlias = tuple[tuple[Kind, str], ...]
+"""The kind of each segment, and the text of those that are fixed."""
 _BRANCHES: Final = ("int", "float", "uuid", "str", "*")
-"""Kinds that take one segment, the most specific first."""
-_ACCEPTS: Final[Mapping[str, Callable[[str], object]]] = {
+"""Kinds that take one segment, the most specific first; the first three ask for a form."""
+_Accepts: TypeAlias = Callable[[str], object]
+_UUID: Final = r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}"
+_STARLETTE: Final[Mapping[Kind, _Accepts]] = {
     "int": lambda segment: segment.isascii() and segment.isdigit(),
-    "float": _FLOAT.fullmatch,
-    "uuid": _UUID.fullmatch,
-    "str": bool,
-    "*": bool,
+    "float": re.compile(r"[0-9]+(\.[0-9]+)?").fullmatch,
+    "uuid": re.compile(_UUID).fullmatch,
+}
+_WERKZEUG: Final[Mapping[Kind, _Accepts]] = {
+    "int": re.compile(r"\d+").fullmatch,
+    "float": re.compile(r"\d+\.\d+").fullmatch,
+    "uuid": re.compile(_UUID.replace("-?", "-")).fullmatch,
 }
 
 
@@ -47,15 +54,17 @@ class Template:
     """
 
     text: str
-    shape: tuple[tuple[Kind, str], ...]
+    shape: Shape
     parameters: Mapping[str, int]
 
     def value(self, name: str, segments: Sequence[str]) -> str:
         """What the parameter `name` stands for in a path that matches, given its segments."""
         index = self.parameters[name]
-        if self.shape[index - 1][0] == "path":
+        kind = self.shape[index - 1][0]
+        if kind == "path":
             return "/".join(segments[index:])
-        return segments[index]
+        # A final newline that the router passed over belongs to no number.
+        return segments[index].removesuffix("\n") if kind in _STARLETTE else segments[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +156,22 @@ def _literal(segment: str) -> str:
         raise ValueError(f'"{segment}": a path ends before "?" and "#"')
     if re.search("%[0-9A-Fa-f]{2}", segment):
         raise ValueError(f'"{segment}": write the decoded path, without percent escapes')
+    if segment in (".", ".."):
+        raise ValueError(f'"{segment}": clients and servers resolve dot segments; write the path')
     if any(character.isspace() or not character.isprintable() for character in segment):
         raise ValueError(f"{segment!r}: a path has no white space or control characters")
     return segment
+
+
+def routed_shape(shape: Shape, rules: frozenset[str]) -> Shape:
+    """The shape as an app with these path rules reads it; equal shapes match the same requests."""
+    if FINAL_SLASH in rules and len(shape) > 1 and shape[-1] == ("static", ""):
+        shape = shape[:-1]
+    if WERKZEUG in rules and shape[-1][0] == "path":
+        shape = (*shape[:-1], ("rest", ""))  # Werkzeug's path is never empty
+    if CASE in rules:
+        shape = tuple((kind, text.lower()) for kind, text in shape)
+    return shape
 
 
 Value = TypeVar("Value")
@@ -182,12 +204,12 @@ class _Node(Generic[Value, Plan]):
     def __init__(self) -> None:
         self.only_statics = True
         self.statics: dict[str, _Node[Value, Plan]] = {}
-        self.branches: list[tuple[str, Callable[[str], object], _Node[Value, Plan]]] = []
+        self.branches: list[tuple[Kind, _Accepts | None, _Node[Value, Plan]]] = []
         self.here: _Ends[Value, Plan] | None = None
         self.rest: _Ends[Value, Plan] | None = None
         self.path: _Ends[Value, Plan] | None = None
 
-    def child(self, kind: Kind, text: str) -> "_Node[Value, Plan]":
+    def child(self, kind: Kind, text: str, types: Mapping[Kind, _Accepts]) -> "_Node[Value, Plan]":
         if kind == "static":
             return self.statics.setdefault(text, _Node())
         for known, _, node in self.branches:
@@ -195,7 +217,7 @@ class _Node(Generic[Value, Plan]):
                 return node
         node = _Node()
         self.only_statics = False
-        self.branches.append((kind, _ACCEPTS[kind], node))
+        self.branches.append((kind, types.get(kind), node))
         self.branches.sort(key=lambda branch: _BRANCHES.index(branch[0]))
         return node
 
@@ -205,38 +227,49 @@ class Router(Generic[Value, Plan]):
 
     Specificity: static > parameter (int, float, uuid, any) > `*` > the rest, decided at the first
     segment in which two templates differ. `gather` makes the plan for the values that share one
-    template and method; it is called while building, never for a request.
+    template and method; it is called while building, never for a request. `rules` are those the
+    segments were split by.
     """
 
-    __slots__ = ("_root",)
+    __slots__ = ("_root", "_rules")
 
     def __init__(
-        self, routes: Iterable[tuple[Route, Value]], gather: Callable[[Sequence[Value]], Plan]
+        self,
+        routes: Iterable[tuple[Route, Value]],
+        gather: Callable[[Sequence[Value]], Plan],
+        rules: frozenset[str] = frozenset(),
     ) -> None:
         self._root: _Node[Value, Plan] = _Node()
+        self._rules = rules
         ends: dict[int, _Ends[Value, Plan]] = {}
         for route, value in routes:
-            end = self._end(route.template)
+            end = self._end(routed_shape(route.template.shape, rules))
             end.entries.append((route.methods, value))
             ends[id(end)] = end
         for end in ends.values():
             end.settle(gather)
 
     def find(self, method: str, path: str, segments: list[str]) -> list[Plan]:
-        """The plans of all templates that match; `segments` is `path.split("/")`."""
-        found: list[Plan] = []
-        if segments[0]:
-            return found
-        _collect(self._root, segments, 1, method, found)
-        if path.endswith("\n"):
-            # Starlette's patterns end in `$`, which also matches before a final newline: it serves
-            # `/chat%0A` as `/chat`, so the request is metered as such.
-            _collect(self._root, path[:-1].split("/"), 1, method, found)
-        return found
+        """The plans of all templates that match; `segments` is what `paths` made of `path`.
 
-    def _end(self, template: Template) -> _Ends[Value, Plan]:
+        The case of the method does not count: Quart serves `get` as GET, the others not at all.
+        """
+        if segments[0]:
+            return []
+        search: _Search[Plan] = _Search(method.upper(), segments)
+        if self._rules:
+            search.strict = WERKZEUG in self._rules
+            if CASE in self._rules:
+                search.keys = [segment.lower() for segment in segments]
+        if "\n" in path and NEWLINE not in self._rules:
+            search.respect_newlines(final=not search.strict)
+        search.below(self._root, 1)
+        return search.found
+
+    def _end(self, shape: Shape) -> _Ends[Value, Plan]:
+        types = _WERKZEUG if WERKZEUG in self._rules else _STARLETTE
         node = self._root
-        for kind, text in template.shape:
+        for kind, text in shape:
             if kind == "rest":
                 node.only_statics = False
                 node.rest = node.rest or _Ends()
@@ -245,39 +278,63 @@ class Router(Generic[Value, Plan]):
                 node.only_statics = False
                 node.path = node.path or _Ends()
                 return node.path
-            node = node.child(kind, text)
+            node = node.child(kind, text, types)
         node.here = node.here or _Ends()
         return node.here
 
 
-def _collect(
-    node: _Node[Value, Plan], segments: list[str], index: int, method: str, found: list[Plan]
-) -> None:
-    last = len(segments)
-    while index < last and node.only_statics:  # most of a path, without a call per segment
-        child = node.statics.get(segments[index])
-        if child is None:
+class _Search(Generic[Plan]):
+    """One request's way through the tree.
+
+    `keys` are the segments that fixed texts and typed parameters are compared with. The rest of a
+    path begins after segment `broken`. `strict`: the rest does not begin with a slash.
+    """
+
+    __slots__ = ("broken", "found", "keys", "last", "method", "segments", "strict")
+
+    def __init__(self, method: str, segments: list[str]) -> None:
+        self.method = method
+        self.segments = self.keys = segments
+        self.last = len(segments)
+        self.broken = 0
+        self.strict = False
+        self.found: list[Plan] = []
+
+    def respect_newlines(self, *, final: bool) -> None:
+        """As in the patterns of Starlette and Werkzeug, in whose rest of a path `.` stands.
+
+        It does not match a newline. Starlette's patterns end in `$`, which also matches before a
+        `final` one: Starlette serves `/chat%0A` as `/chat`.
+        """
+        if final:
+            self.keys = [*self.keys[:-1], self.keys[-1].removesuffix("\n")]
+        broken = (index for index, key in enumerate(self.keys) if "\n" in key)
+        self.broken = max(broken, default=0)
+
+    def below(self, node: _Node[Value, Plan], index: int) -> None:
+        """Find what matches from segment `index` on, below this node."""
+        keys = self.keys
+        while index < self.last and node.only_statics:  # most of a path, without a call each
+            child = node.statics.get(keys[index])
+            if child is None:
+                return
+            node = child
+            index += 1
+        if index == self.last:
+            self._add(node.here)
             return
-        node = child
-        index += 1
-    if index == last:
-        if node.here is not None:
-            _add(node.here, method, found)
-        return
-    segment = segments[index]
-    child = node.statics.get(segment)
-    if child is not None:
-        _collect(child, segments, index + 1, method, found)
-    for _, accepts, child in node.branches:
-        if accepts(segment):
-            _collect(child, segments, index + 1, method, found)
-    if node.rest is not None and (segment or index + 1 < len(segments)):
-        _add(node.rest, method, found)
-    if node.path is not None:
-        _add(node.path, method, found)
+        child = node.statics.get(keys[index])
+        if child is not None:
+            self.below(child, index + 1)
+        for _, accepts, child in node.branches:
+            if accepts(keys[index]) if accepts else self.segments[index]:
+                self.below(child, index + 1)
+        if index > self.broken:
+            if keys[index] or (index + 1 < self.last and not self.strict):
+                self._add(node.rest)
+            self._add(node.path)
 
-
-def _add(ends: _Ends[Value, Plan], method: str, found: list[Plan]) -> None:
-    plan = ends.plans.get(method, ends.other)
-    if plan is not None:
-        found.append(plan)
+    def _add(self, ends: _Ends[Value, Plan] | None) -> None:
+        plan = None if ends is None else ends.plans.get(self.method, ends.other)
+        if plan is not None:
+            self.found.append(plan)
