@@ -16,6 +16,7 @@ from usageflow.policies.conditions import Condition, compile_conditions, specifi
 from usageflow.policies.document import canonical
 from usageflow.policies.identity import IdentityReader, compile_identity
 from usageflow.policies.models import Policy
+from usageflow.policies.paths import split_path
 from usageflow.policies.quantity import QuantityReader, compile_quantity, needed_parts
 from usageflow.policies.routes import Route, Router
 from usageflow.policies.sources import BodySource
@@ -82,7 +83,7 @@ class PolicySet:
     policy that was left out because another one claims the same.
     """
 
-    __slots__ = ("_met", "_router", "problems", "version")
+    __slots__ = ("_met", "_router", "_rules", "problems", "version")
     EMPTY: ClassVar["PolicySet"]
 
     def __init__(
@@ -96,7 +97,8 @@ class PolicySet:
         self.version = _set_version(policies)
         self._met: dict[tuple[CompiledPolicy, ...], _Plan] = {}
         compiled = (_compiled(policy, version, surroundings) for policy, version in policies)
-        self._router = Router(chain.from_iterable(compiled), _Plan)
+        self._rules = surroundings.path_rules
+        self._router = Router(chain.from_iterable(compiled), _Plan, self._rules)
 
     @classmethod
     def build(
@@ -105,7 +107,7 @@ class PolicySet:
         surroundings: Surroundings = _NO_SURROUNDINGS,
     ) -> "PolicySet":
         """The set of these (policy, version) pairs; of two that conflict the first one stays."""
-        claims = Claims()
+        claims = Claims(surroundings.path_rules)
         good: list[tuple[Policy, str]] = []
         problems: list[str] = []
         for policy, version in policies:
@@ -117,13 +119,19 @@ class PolicySet:
         return cls(good, problems, surroundings)
 
     def match(
-        self, method: str, path: str, headers: Headers = _NO_HEADERS, query_string: bytes = b""
+        self,
+        method: str,
+        path: str,
+        headers: Headers = _NO_HEADERS,
+        query_string: bytes = b"",
+        raw_path: bytes = b"",
     ) -> Match | None:
         """The policies for a request to this decoded path; None if there are none.
 
-        `method` is WEBSOCKET for a WebSocket. Headers and query are for the conditions.
+        `method` is WEBSOCKET for a WebSocket. Headers and query are for the conditions, the raw
+        path for apps that route encoded slashes.
         """
-        segments = path.split("/")
+        segments = split_path(path, raw_path, self._rules)
         plans = self._router.find(method, path, segments)
         if not plans:
             return None
