@@ -69,7 +69,7 @@ class Settings:
     path_rules: str | None = _setting(
         None,
         "what the app ignores in paths, comma-separated: final-slash, double-slash, dot-segments, "
-        "case, encoded-slash; none: routes as Starlette does",
+        "case, encoded-slash, newline, werkzeug; none: routes as Starlette and FastAPI do",
     )
     jwks_refresh_s: float = _setting(300.0, "how often the keys of a JWKS URL are fetched again")
     jwks_cooldown_s: float = _setting(
