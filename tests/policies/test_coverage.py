@@ -170,7 +170,7 @@ def test_websockets_are_a_method_of_their_own(policy: Make) -> None:
 
 
 def test_what_no_route_needs_is_named(policy: Make) -> None:
-    """Policies whose routes are gone, and exemptions of what is gone or metered; not what is off."""
+    """Policies whose routes are gone, exemptions of what is gone or metered; not what is off."""
     found = covered(
         [ITEM],
         [

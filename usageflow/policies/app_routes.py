@@ -14,7 +14,7 @@ ANY: Final = "ANY"
 _METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 """What is tried of a route that takes any method."""
 
-_WORD: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_WORD: Final = re.compile(r"[A-Za-z0-9_-]+")
 _COUNT: Final = re.compile(r"(?<=\{)[0-9]{1,2}(?=[,}])")
 """What a pattern says of its values: words, as in `a|b`, and lengths, as in `.{3}`."""
 
