@@ -19,6 +19,8 @@ _SOURCES = {
 _TYPES = {
     "tuple_type": "a list",
     "string_type": "text",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
     "model_type": "a table",
     "model_attributes_type": "a table",
 }
