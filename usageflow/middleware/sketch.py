@@ -1,0 +1,253 @@
+"""What can be told of an exchange without telling what was in it: names, paths and types.
+
+Never a value of a header, parameter, cookie, token or body; a name that may be a value itself is
+`*`. Everything is bounded. Pure.
+"""
+
+import base64
+import json
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from itertools import islice
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from usageflow._types import JSON, Headers
+from usageflow.middleware.templates import NAME_CHARS_MAX
+from usageflow.policies.json_text import decode_json
+from usageflow.policies.query import query_pairs
+from usageflow.policies.reason import Reason
+
+PATHS_MAX: Final = 100
+"""Paths told of one body or token."""
+DEPTH_MAX: Final = 6
+"""Steps of the longest path."""
+KEYS_MAX: Final = 30
+"""Keys of an object; one with more is a table of values, and its keys are `*`."""
+ITEMS_MAX: Final = 10
+"""Items of a list that are looked at; the others are like them."""
+NODES_MAX: Final = 2_000
+"""Values of a document that are looked at; bounds the time a look takes."""
+NAMES_MAX: Final = 50
+"""Names told of one kind."""
+TOKEN_BYTES_MAX: Final = 8_192
+"""Longest token that is looked into; servers take headers of about this size."""
+EVENTS_MAX: Final = 5
+"""Events at the end of a stream that are looked at; usage is told in the last ones."""
+
+ANY_NAME: Final = "*"
+STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/jsonl")
+_COMMON: Final = re.compile(
+    r"(accept|content|if|sec|traceparent|tracestate|x-b3|x-forwarded)(-.*)?|authority|cache-control"
+    r"|connection|cookie|date|dnt|expect|forwarded|host|keep-alive|origin|pragma|priority|range"
+    r"|referer|te|trailer|transfer-encoding|upgrade(-insecure-requests)?|user-agent|via|x-real-ip"
+    r"|x-request-id"
+)
+"""Headers that clients and proxies send everywhere."""
+_VALUE_IN_NAME: Final = re.compile(
+    r"[@\s]|\d{5,}|(?=[^\d]*\d)[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-|^[\d.,:+-]+$"
+)
+_BARE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_JWT_PARTS: Final = 3
+_TYPES: Final[dict[type, str]] = {
+    type(None): "null",
+    bool: "boolean",
+    int: "integer",
+    Decimal: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9!#$&^_.+-]{1,60}/[a-z0-9!#$&^_.+-]{1,60}")
+
+Paths: TypeAlias = dict[str, tuple[str, ...]]
+"""JMESPath below a document -> the JSON types seen there."""
+
+
+class Sketch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the exchanges of one endpoint look like."""
+
+    request: Paths = {}
+    response: Paths = {}
+    claims: Paths = {}
+    """Of a bearer token that nobody verified."""
+    headers: tuple[str, ...] = ()
+    query: tuple[str, ...] = ()
+    cookies: tuple[str, ...] = ()
+    request_types: tuple[str, ...] = ()
+    response_types: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = ()
+
+
+class Look(NamedTuple):
+    """One exchange, looked at closely. A body is empty if it was not seen, or too large."""
+
+    request_headers: Headers
+    query_string: bytes
+    request_body: bytes
+    status: int
+    response_headers: Headers
+    response_body: bytes
+
+
+def sketch_of(look: Look) -> Sketch:
+    """The names and types of one exchange."""
+    names = [_text(name).lower() for name, _ in look.request_headers]
+    return Sketch(
+        request=_body_paths(look.request_body, look.request_headers),
+        response=_body_paths(look.response_body, look.response_headers),
+        claims=_claims(look.request_headers),
+        headers=_names(name for name in names if not _COMMON.fullmatch(name)),
+        query=_names(name for name, _ in query_pairs(look.query_string)),
+        cookies=_names(_cookies(look.request_headers)),
+        request_types=_names(_media_types(look.request_headers)),
+        response_types=_names(_media_types(look.response_headers)),
+        statuses=(look.status,),
+    )
+
+
+def merged(one: Sketch, other: Sketch) -> Sketch:
+    """Both together, within the bounds of one."""
+    return Sketch(
+        request=_merged_paths(one.request, other.request),
+        response=_merged_paths(one.response, other.response),
+        claims=_merged_paths(one.claims, other.claims),
+        headers=_merged_names(one.headers, other.headers),
+        query=_merged_names(one.query, other.query),
+        cookies=_merged_names(one.cookies, other.cookies),
+        request_types=_merged_names(one.request_types, other.request_types),
+        response_types=_merged_names(one.response_types, other.response_types),
+        statuses=tuple(sorted({*one.statuses, *other.statuses})[:NAMES_MAX]),
+    )
+
+
+def paths_of(document: JSON) -> Paths:
+    """Where the values of a document are, and of which types; those near its top come first."""
+    found: dict[str, set[str]] = {}
+    waiting = deque([("", document, 0)])
+    for _ in range(NODES_MAX):
+        if not waiting:
+            break
+        path, value, depth = waiting.popleft()
+        inside = list(_inside(path, value)) if depth < DEPTH_MAX else []
+        if inside:
+            waiting.extend((place, inner, depth + 1) for place, inner in inside)
+        elif path and (path in found or len(found) < PATHS_MAX):
+            found.setdefault(path, set()).add(_TYPES.get(type(value), "object"))
+    return {path: tuple(sorted(types)) for path, types in found.items()}
+
+
+def media_type(headers: Headers) -> str:
+    """What the body of these headers is, without parameters; "" if nothing valid is said."""
+    return next(_media_types(headers), "")
+
+
+def _inside(path: str, value: JSON) -> Iterator[tuple[str, JSON]]:
+    """The places below a value."""
+    if isinstance(value, list):
+        return ((f"{path}[]", item) for item in value[:ITEMS_MAX])
+    if not isinstance(value, dict):
+        return iter(())
+    dot = "." if path else ""
+    if len(value) > KEYS_MAX:
+        return ((f"{path}{dot}{ANY_NAME}", item) for item in islice(value.values(), ITEMS_MAX))
+    return ((f"{path}{dot}{_key(key)}", item) for key, item in value.items())
+
+
+def _key(key: str) -> str:
+    """A key as JMESPath writes it."""
+    key = _name(key)
+    return key if key == ANY_NAME or _BARE.fullmatch(key) else json.dumps(key)
+
+
+def _name(text: str) -> str:
+    """A name, or `*` for one that may be a value itself."""
+    value = len(text) > NAME_CHARS_MAX or not text.isprintable() or _VALUE_IN_NAME.search(text)
+    return ANY_NAME if value or not text else text
+
+
+def _names(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(islice(dict.fromkeys(map(_name, texts)), NAMES_MAX))
+
+
+def _body_paths(body: bytes, headers: Headers) -> Paths:
+    if not body:
+        return {}
+    if media_type(headers) in STREAMS:
+        documents = list(_events(body))
+    else:
+        documents = [decode_json(body, "body")]
+    paths: Paths = {}
+    for document in documents:
+        if not isinstance(document, Reason):
+            paths = _merged_paths(paths, paths_of(document))
+    return paths
+
+
+def _events(tail: bytes) -> Iterator[JSON]:
+    """The last documents of a stream: lines of JSON, behind `data:` in an event stream."""
+    lines = tail.splitlines()
+    found = 0
+    for line in reversed(lines):
+        document = decode_json(line.removeprefix(b"data:"), "event")
+        if isinstance(document, dict):
+            found += 1
+            yield document
+        if found == EVENTS_MAX:
+            return
+
+
+def _claims(headers: Headers) -> Paths:
+    for name, value in headers:
+        scheme, _, token = value.partition(b" ")
+        if name == b"authorization" and scheme.lower() == b"bearer":
+            return paths_of(_payload(token.strip()))
+    return {}
+
+
+def _payload(token: bytes) -> JSON:
+    """What a JWT says (RFC 7519), believed by nobody; nothing for any other token."""
+    parts = token.split(b".", 3)
+    if len(parts) != _JWT_PARTS or len(token) > TOKEN_BYTES_MAX:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4))
+    except ValueError:
+        return None
+    document = decode_json(text, "token")
+    return document if isinstance(document, dict) else None
+
+
+def _cookies(headers: Headers) -> Iterator[str]:
+    for name, value in headers:
+        if name == b"cookie":
+            yield from (pair.partition("=")[0].strip() for pair in _text(value).split(";"))
+
+
+def _media_types(headers: Headers) -> Iterator[str]:
+    for name, value in headers:
+        if name.lower() == b"content-type":
+            kind = _text(value).partition(";")[0].strip().lower()
+            if _MEDIA_TYPE.fullmatch(kind):
+                yield kind
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
+
+
+def _merged_paths(one: Paths, other: Paths) -> Paths:
+    if not other:
+        return one
+    paths = dict.fromkeys([*one, *other])
+    return {
+        path: tuple(sorted({*one.get(path, ()), *other.get(path, ())}))
+        for path in islice(paths, PATHS_MAX)
+    }
+
+
+def _merged_names(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(islice(dict.fromkeys([*one, *other]), NAMES_MAX))
