@@ -262,7 +262,7 @@ class Router(Generic[Value, Plan]):
             if CASE in self._rules:
                 search.keys = [segment.lower() for segment in segments]
         if "\n" in path and NEWLINE not in self._rules:
-            search.respect_newlines(final=not search.strict)
+            search.respect_newlines()
         search.below(self._root, 1)
         return search.found
 
@@ -300,16 +300,18 @@ class _Search(Generic[Plan]):
         self.strict = False
         self.found: list[Plan] = []
 
-    def respect_newlines(self, *, final: bool) -> None:
-        """As in the patterns of Starlette and Werkzeug, in whose rest of a path `.` stands.
+    def respect_newlines(self) -> None:
+        """As in the patterns of Starlette and Werkzeug, whose `.` does not match a newline.
 
-        It does not match a newline. Starlette's patterns end in `$`, which also matches before a
-        `final` one: Starlette serves `/chat%0A` as `/chat`.
+        Starlette's end in `$`, which also matches before a final one: it serves `/chat%0A` as
+        `/chat`. The rest of a path in Werkzeug's may begin with one: `[^/].*?`.
         """
-        if final:
+        skipped = 1 if self.strict else 0
+        if not self.strict:
             self.keys = [*self.keys[:-1], self.keys[-1].removesuffix("\n")]
-        broken = (index for index, key in enumerate(self.keys) if "\n" in key)
-        self.broken = max(broken, default=0)
+        for index, key in enumerate(self.keys):
+            if "\n" in key:
+                self.broken = index if "\n" in key[skipped:] else index - 1
 
     def below(self, node: _Node[Value, Plan], index: int) -> None:
         """Find what matches from segment `index` on, below this node."""
