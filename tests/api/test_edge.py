@@ -11,9 +11,10 @@ import pytest
 from sqlmodel import select
 from starlette.datastructures import Headers
 
-from usageflow._types import Message
+from usageflow._types import Message, Receive, Scope, Send
 from usageflow.api import create_api
 from usageflow.api.edge import presented_key
+from usageflow.catalog.endpoints import listed
 from usageflow.catalog.keys import listing, revoke
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import publish
@@ -22,10 +23,12 @@ from usageflow.db.session import Database
 from usageflow.db.tables import UsageEventRow
 from usageflow.errors import DatabaseError
 from usageflow.events import Identity, UsageEvent, encode
+from usageflow.middleware.discovery import Discovery
 from usageflow.policies import Policy, parse_document
 
 EVENTS = "/api/edge/events"
 POLICIES = "/api/edge/policies"
+ENDPOINTS = "/api/edge/endpoints"
 
 Key = Callable[..., str]
 
@@ -187,7 +190,9 @@ def test_a_client_that_leaves_in_its_body_is_no_fault(
 # Keys
 
 
-@pytest.mark.parametrize(("method", "path"), [("POST", EVENTS), ("GET", POLICIES)])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", EVENTS), ("GET", POLICIES), ("POST", ENDPOINTS)]
+)
 def test_only_keys_with_the_scope_get_in(
     api: httpx.Client, key: Key, database: Database, method: str, path: str
 ) -> None:
@@ -205,7 +210,8 @@ def test_only_keys_with_the_scope_get_in(
         (key("usage.write"), 200, None, ""),
     ):
         headers = {} if secret is None else {"x-usageflow-api-key": secret}
-        response = api.request(method, path, headers=headers)
+        content = b'{"endpoints":[]}' if path == ENDPOINTS else b""
+        response = api.request(method, path, headers=headers, content=content)
         assert response.status_code == status
         assert ("www-authenticate" in response.headers) == (status == 401)
         if code is not None:
@@ -308,3 +314,55 @@ def test_every_form_of_the_condition_is_understood(
     tag = api.get(POLICIES, headers=writer).headers["etag"]
     answer = api.get(POLICIES, headers=writer | {"if-none-match": form.format(tag)})
     assert answer.status_code == 304
+
+
+# Endpoints
+
+
+def test_a_report_of_endpoints_is_kept(
+    api: httpx.Client, writer: dict[str, str], database: Database, told: list[None]
+) -> None:
+    """Reports add up; nobody is woken, as nothing is to be forwarded."""
+    content = b'{"endpoints":[{"method":"GET","template":"/v1/x/{id}","requests":3}]}'
+    for _ in range(2):
+        response = api.post(ENDPOINTS, content=content, headers=writer)
+        assert (response.status_code, response.json()) == (200, {"endpoints": 1})
+    with database.reading() as tx:
+        (one,) = listed(tx, default_organization(tx))
+    assert (one.method, one.template, one.requests) == ("GET", "/v1/x/{id}", 6)
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"{}", 400, "invalid_body"),
+        (b"x" * 4_001, 413, "body_too_large"),
+    ],
+)
+def test_what_is_no_report_is_refused(
+    api: httpx.Client, writer: dict[str, str], content: bytes, status: int, code: str
+) -> None:
+    """Whole, with the reason."""
+    response = api.post(ENDPOINTS, content=content, headers=writer)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_an_edge_s_report_is_what_the_server_takes(
+    api: httpx.Client, writer: dict[str, str]
+) -> None:
+    """The two ends of one conversation."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def nothing(message: Message | None = None) -> Message:
+        return {"type": "http.disconnect"}
+
+    discovery = Discovery(10)
+    scope = {"type": "http", "method": "GET", "path": "/v1/x/7", "headers": []}
+    observation = discovery.begin(scope, "/v1/x/7")
+    assert observation
+    asyncio.run(observation.through(app, nothing, nothing))  # type: ignore[arg-type]  # one for both
+    response = api.post(ENDPOINTS, content=discovery.take(), headers=writer)
+    assert (response.status_code, response.json()) == (200, {"endpoints": 1})

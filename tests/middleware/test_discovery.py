@@ -20,8 +20,8 @@ from starlette.routing import Mount, Route
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.middleware import discovery as module
 from usageflow.middleware.discovery import LOOKS_FIRST, Discovery
+from usageflow.middleware.endpoints import OTHERS, Endpoint, read_report
 from usageflow.middleware.observation import Observation
-from usageflow.middleware.report import OTHERS, Endpoint, read_report
 
 NO_ROUTER = {"/orders": 200, "/boom": 500, "/moved": 308, "/private": 401}
 

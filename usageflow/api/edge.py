@@ -1,4 +1,4 @@
-"""What an edge asks: the policies to apply, and to take over the events it spooled.
+"""What an edge asks: the policies to apply, and to take what it spooled and what it discovered.
 
 Both need a key with the scope usage.write and act for the key's organization alone. Database work
 runs in worker threads; what a batch means is decided in the ledger.
@@ -17,12 +17,14 @@ from starlette.routing import Route
 
 from usageflow.api.batches import decoded, lines_of, too_large
 from usageflow.api.problems import Problem, json_response
-from usageflow.catalog import keys
+from usageflow.catalog import endpoints, keys
 from usageflow.catalog.policies import CurrentPolicies, current
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
 from usageflow.ledger import store
-from usageflow.recorder.sink import API_KEY_HEADER, EVENTS_PATH, POLICIES_PATH
+from usageflow.middleware.endpoints import read_report
+from usageflow.policies.reason import Reason
+from usageflow.recorder.sink import API_KEY_HEADER, ENDPOINTS_PATH, EVENTS_PATH, POLICIES_PATH
 
 SCOPE: Final = "usage.write"
 KEY_USE_GRAIN: Final = timedelta(minutes=1)
@@ -43,6 +45,7 @@ class EdgeEndpoints:
         return [
             Route(POLICIES_PATH, self.policies, methods=["GET"]),
             Route(EVENTS_PATH, self.events, methods=["POST"]),
+            Route(ENDPOINTS_PATH, self.endpoints, methods=["POST"]),
         ]
 
     async def policies(self, request: Request) -> Response:
@@ -74,6 +77,17 @@ class EdgeEndpoints:
             return results.response()
         self._on_events()
         return json_response({"results": results})
+
+    async def endpoints(self, request: Request) -> Response:
+        """Take a report of endpoints that no policy matches; how many of them are kept."""
+        caller = await self._authenticate(request.headers)
+        if isinstance(caller, Problem):
+            return caller.response()
+        body = await _body(request, self._settings.ingest_bytes_max)
+        if isinstance(body, Problem):
+            return body.response()
+        found = await run_in_threadpool(self._note_endpoints, caller, body)
+        return found.response() if isinstance(found, Problem) else json_response(found)
 
     async def _authenticate(self, headers: Headers) -> keys.Caller | Problem:
         secret = presented_key(headers)
@@ -110,6 +124,15 @@ class EdgeEndpoints:
             )
             self._note_use(tx, caller.key_id)
         return results
+
+    def _note_endpoints(self, caller: keys.Caller, body: bytes) -> dict[str, int] | Problem:
+        found = read_report(body)
+        if isinstance(found, Reason):
+            return Problem(400, "invalid_body", found.text)
+        with self._db.transaction() as tx:
+            endpoints.report(tx, caller.organization_id, found)
+            self._note_use(tx, caller.key_id)
+        return {"endpoints": len(found)}
 
     def _note_use(self, tx: Tx, key_id: str) -> None:
         """Last in the transaction and seldom: edges share keys and must not wait for one row."""

@@ -249,6 +249,24 @@ class UsageEventRow(Row, table=True):
     )
 
 
+class UnmatchedEndpointRow(Row, table=True):
+    """Requests that no policy matched, by method and template, as the edges report them.
+
+    `sketch` is JSON: names and types of what was seen, and no values. `routed`: see
+    `middleware.endpoints`.
+    """
+
+    __tablename__ = "unmatched_endpoint"
+    organization_id: str = _key("organization.id")
+    method: str = _key()
+    template: str = _key()
+    requests: int = Field(sa_column=Column(BIG_ID, nullable=False))
+    routed: bool
+    sketch: str = _text()
+    first_seen_at: datetime = _instant()
+    last_seen_at: datetime = _instant()
+
+
 class UsageWindowRow(Row, table=True):
     """The sum of counted events per customer, metric and UTC hour; derived from usage events."""
 

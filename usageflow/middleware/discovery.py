@@ -15,14 +15,14 @@ from typing import Final
 import msgspec
 
 from usageflow._types import Scope
-from usageflow.middleware.observation import Observation
-from usageflow.middleware.report import (
+from usageflow.middleware.endpoints import (
     NO_SKETCH,
     OTHERS,
     REPORT_BYTES_MAX,
     Endpoint,
     write_report,
 )
+from usageflow.middleware.observation import Observation
 from usageflow.middleware.sketch import Sketch, merged, sketch_of
 from usageflow.middleware.templates import Templates, steps, tokens_of
 from usageflow.policies.routes import TEMPLATE_CHARS_MAX

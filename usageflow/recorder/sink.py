@@ -22,6 +22,7 @@ from usageflow.recorder.process import after_fork
 API_KEY_HEADER: Final = "x-usageflow-api-key"
 EVENTS_PATH: Final = "/api/edge/events"
 POLICIES_PATH: Final = "/api/edge/policies"
+ENDPOINTS_PATH: Final = "/api/edge/endpoints"
 """What edges and server call each other by; the server imports them from here."""
 REPLY_BYTES_MAX: Final = 4_194_304
 """More than 1,000 results with reasons take; a larger reply is not from our server."""

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from usageflow.middleware import sketch
-from usageflow.middleware.report import OTHERS, REQUESTS_MAX, Endpoint, read_report, write_report
+from usageflow.middleware.endpoints import OTHERS, REQUESTS_MAX, Endpoint, read_report, write_report
 from usageflow.middleware.sketch import Sketch
 from usageflow.policies.reason import Reason
 
