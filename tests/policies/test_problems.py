@@ -36,3 +36,29 @@ def test_what_is_no_table_is_told_without_a_field() -> None:
     with pytest.raises(ValidationError) as refused:
         Metric.model_validate("x")
     assert explain(refused.value, Metric) == [("", "must be a table")]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ({"from": "jwt", "claim": 5, "secret": "env:S"}, "identify[1].claim: must be text"),
+        (
+            {"from": "jwt", "claim": "sub", "unverified": 1},
+            "identify[1].unverified: must be true or false",
+        ),
+        (
+            {"from": "jwt", "claim": "sub", "secret": "env:S", "leeway_s": "60"},
+            "identify[1].leeway_s: must be a whole number",
+        ),
+        (
+            {"from": "api_key", "heder": "x-api-key", "secret": "env:S"},
+            'identify[1].heder: is not known; did you mean "header"?',
+        ),
+    ],
+)
+def test_the_words_are_those_of_the_file(source: dict[str, object], text: str) -> None:
+    """Of TOML, not of pydantic; a suggestion is a key of this kind of source."""
+    policy = {"name": "x", "match": "GET /", "field": "f", "metric": "M", "identify": [source]}
+    with pytest.raises(ValidationError) as refused:
+        Policy.model_validate(policy)
+    assert ("identify", text) in explain(refused.value, Policy)

@@ -19,10 +19,8 @@ OWNERS = {"from": "api_key", "header": "X-Api-Key"}
 METADATA = {"from": "metadata", "name": "tenant"}
 COOKIE = {"from": "cookie", "name": "tenant"}
 PEM = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
-URL = "must be a URL such as https://issuer.example.com/jwks.json"
 ONE_KEY = "needs one of secret, pem and keys to verify tokens with, or unverified = true"
 ONE_FORM = "needs one of name, value, and header with a table"
-KEEPS = 'use from = "jwt" or from = "api_key"'
 
 VALID: list[dict[str, Any]] = [
     {"from": "header", "name": "x-account", "normalize": ["trim", "lower"]},
@@ -53,30 +51,11 @@ VALID: list[dict[str, Any]] = [
 
 INVALID: list[tuple[dict[str, Any], str]] = [
     ({"from": "header", "name": "x", "normalize": ["upper"]}, ".normalize[1]: must be 'trim' or"),
-    ({"from": "header", "name": "Authorization"}, f".name: 'authorization' carries a .*{KEEPS}"),
-    ({"from": "header", "name": "X-Auth-Token"}, f".name: 'x-auth-token' carries a .*{KEEPS}"),
-    ({"from": "query", "name": "apiKey"}, f".name: 'apiKey' carries a credential.*{KEEPS}"),
-    ({**COOKIE, "name": "a b"}, ".name: 'a b' is not the name of a cookie"),
-    *(
-        ({**COOKIE, "name": name}, f".name: '{name}' carries a credential.*{KEEPS}")
-        for name in ("sessionid", "PHPSESSID", "connect.sid", "__Host-auth", "my-jwt", "api_key")
-    ),
     ({"from": "api_key", "secret": "env:S"}, ": needs one of header, query and cookie"),
     ({**API_KEY, "query": "key"}, ": needs one of header, query and cookie"),
     ({"from": "api_key", "query": "k", "secret": "env:S", "scheme": "B"}, ": scheme goes with"),
-    ({**API_KEY, "scheme": "a b"}, ".scheme: 'a b' is not the name of a scheme"),
     (OWNERS, ": needs owners, a table of whom each key belongs to, or a secret"),
     ({**OWNERS, "owners": {}}, ": needs owners, a table of whom each key belongs to, or a secret"),
-    ({**API_KEY, "secret": "hunter2"}, ".secret: must name an environment variable"),
-    ({**OWNERS, "owners": {"sk_live_hunter2": "a"}}, ".owners: has a name that is no digest"),
-    ({**OWNERS, "owners": {DIGEST: "a", DIGEST.upper(): "b"}}, ".owners: has the same digest"),
-    ({**OWNERS, "owners": {DIGEST: ""}}, ".owners: has an identity that is not a printable"),
-    ({**OWNERS, "owners": {DIGEST: 5}}, ".owners: has an identity that is not a printable"),
-    ({**OWNERS, "owners": [DIGEST]}, ".owners: must be a table"),
-    (
-        {**OWNERS, "owners": dict.fromkeys(map(str, range(10_001)), "a")},
-        ".owners: has 10001 rows; at most 10000 are allowed",
-    ),
     ({"from": "jwt", "secret": "env:S"}, ".claim: is required"),
     ({**JWT, "claim": "a["}, ".claim: column 3: the expression is incomplete"),
     ({"from": "jwt", "claim": "sub"}, f": {ONE_KEY}"),
@@ -85,7 +64,6 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({**JWT, "unverified": True}, f": {ONE_KEY}"),
     ({**JWT, "unverified": "yes"}, ".unverified: must be true or false"),
     ({**JWT, "header": "a", "cookie": "b"}, ": header and cookie exclude each other"),
-    ({**JWT, "secret": "hunter2"}, ".secret: must name an environment variable"),
     ({**JWT, "algorithms": ["RS256"]}, ": algorithms: secret can have HS256, HS384, HS512"),
     ({**JWT, "algorithms": ["none"]}, ": algorithms: secret can have HS256, HS384, HS512"),
     ({**KEYS, "algorithms": ["RS256", "HS256"]}, ": algorithms: pem and keys can have RS256, "),
@@ -96,33 +74,10 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({**JWT, "leeway_s": 301}, ".leeway_s: input should be less than or equal to 300"),
     ({**JWT, "leeway_s": -1}, ".leeway_s: input should be greater than or equal to 0"),
     ({**JWT, "leeway_s": 1.5}, ".leeway_s: must be a whole number"),
-    ({**JWT, "audience": []}, ".audience: has 0 entries; 1 to 20 are allowed"),
-    ({"from": "jwt", "claim": "sub", "pem": "hunter2"}, ".pem: must be a PEM that begins"),
-    (
-        {"from": "jwt", "claim": "sub", "pem": "-----BEGIN PRIVATE KEY-----"},
-        ".pem: is a private key; a policy needs the public one",
-    ),
-    ({**KEYS, "keys": "jwks.json"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https:///jwks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https://a:0/jwks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https://a:x/jwks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https://a/jw ks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https://a/\njwks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "https://a\u00e4/jwks"}, f".keys: {URL}"),
-    ({**KEYS, "keys": "http://a/jwks"}, ".keys: must begin with https://; http:// is for this"),
-    ({**KEYS, "keys": "http://localhost.a/jwks"}, ".keys: must begin with https://; http://"),
-    ({**KEYS, "keys": "http://127.0.0.1.a/jwks"}, ".keys: must begin with https://; http://"),
-    ({**KEYS, "keys": "file://localhost/jwks"}, ".keys: must begin with https://; http://"),
-    ({**KEYS, "keys": "https://hunter2@a/jwks"}, ".keys: must not hold a user name or a"),
     ({"from": "metadata"}, f": {ONE_FORM}"),
     ({**METADATA, "value": "a"}, f": {ONE_FORM}"),
     ({"from": "metadata", "value": "a", "table": {"a": "b"}}, f": {ONE_FORM}"),
     ({"from": "metadata", "header": "x-t"}, f": {ONE_FORM}"),
-    ({"from": "metadata", "value": "a\n"}, ".value: must be a printable text of 1 to 500"),
-    (
-        {"from": "metadata", "header": "authorization", "table": {"a": "b"}},
-        f".header: 'authorization' carries a credential.*{KEEPS}",
-    ),
 ]
 
 
@@ -146,17 +101,14 @@ def test_a_valid_source_survives_storing(
 def test_an_unsafe_or_meaningless_source_is_refused(
     policy: Callable[..., Policy], source: dict[str, Any], problem: str
 ) -> None:
-    """In words for the person who wrote it, which never repeat a secret."""
+    """In words for the person who wrote it; what single values may be is in test_source_values."""
     with pytest.raises(ValidationError) as refused:
         policy(match="GET /:id", identify=[source])
     told = explain(refused.value, Policy)
     assert len(told) == 1
     field, message = told[0]
     assert field == "identify"
-    expected, _, rest = problem.partition(".*")
-    assert message.startswith(f"identify[1]{expected}")
-    assert rest in message
-    assert "hunter2" not in message
+    assert message.startswith(f"identify[1]{problem}")
 
 
 def test_the_order_of_a_table_says_nothing(policy: Callable[..., Policy]) -> None:

@@ -491,6 +491,23 @@ def test_a_token_of_the_longest_length_is_verified_in_time() -> None:
     assert time.process_time() - began_s < 0.02
 
 
+class Faulty:
+    """A key that breaks the library that looks at it."""
+
+    @property
+    def __class__(self) -> type:
+        """Raise."""
+        raise RuntimeError("secret")
+
+
+def test_a_fault_of_the_library_is_a_reason() -> None:
+    """Metering must not break the app, whatever breaks below it."""
+    keys = Keys(a=("RS256", RSA, {}))
+    keys.keys["a"].key = Faulty()
+    found = verifier(keys, keys=URL).identify(signed("RS256", {"kid": "a"}), NOW_S)
+    assert found == Reason("the token cannot be verified: RuntimeError")
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
