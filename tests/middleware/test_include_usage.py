@@ -188,6 +188,12 @@ def test_the_event_with_the_usage_is_left_out(end: str) -> None:
     assert filtered(*(bytes([byte]) for byte in stream)) == head + done
 
 
+def test_a_line_end_of_the_next_event_stays() -> None:
+    """Only a line feed that follows at once belongs to a carriage return."""
+    assert filtered(event(LAST, "\r\r") + b"data: x", b"\n\n") == b"data: x\n\n"
+    assert filtered(event(LAST, "\r\r"), b"", b"\n", b"\n") == b"\n"
+
+
 @pytest.mark.parametrize(
     "usage",
     [

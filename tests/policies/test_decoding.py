@@ -19,6 +19,7 @@ from usageflow.policies import decoding
 from usageflow.policies.decoding import (
     FEED_CPU_S_MAX,
     INPUT_SLICE_BYTES,
+    OUTPUT_SLICE_BYTES,
     Decoder,
     open_decoder,
 )
@@ -99,6 +100,16 @@ def test_what_was_encoded_comes_out(encoding: str, chunk_bytes: int) -> None:
     decoder = opened(encoding)
     assert decoded(decoder, ENCODERS[encoding](TEXT), chunk_bytes) == TEXT
     assert decoder.problem is None
+
+
+@encodings
+def test_what_expands_comes_out_whole(encoding: str) -> None:
+    """The last byte may stand for much, and output may wait without any input left."""
+    for more in range(0, 1_200, 100):
+        content = bytes(3 * OUTPUT_SLICE_BYTES + more)
+        decoder = opened(encoding)
+        assert decoded(decoder, ENCODERS[encoding](content)) == content
+        assert decoder.problem is None
 
 
 @given(st.data(), st.sampled_from(sorted(ENCODERS)), st.binary(max_size=300))
@@ -339,11 +350,14 @@ def test_nested_work_is_seen_by_the_clock() -> None:
         return 0.0
 
     data = empty_blocks(100_000)
-    for outer in ("gzip", "br", "zstd"):
-        looks = 0
-        decoder = opened(f"deflate, deflate, {outer}", cpu_s=cpu_s)
-        decoder.feed(ENCODERS[outer](raw_deflate(data)))
-        assert looks > len(data) / INPUT_SLICE_BYTES
+    for other in ("gzip", "deflate", "br", "zstd"):
+        for encoding, body in (
+            (f"{other}, deflate", data),
+            (f"deflate, {other}", ENCODERS[other](data)),
+        ):
+            looks = 0
+            opened(encoding, cpu_s=cpu_s).feed(body)
+            assert looks > len(data) / INPUT_SLICE_BYTES
 
 
 @pytest.mark.parametrize("window_log", [20, 23, 24])

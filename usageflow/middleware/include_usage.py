@@ -149,13 +149,9 @@ class UsageFilter:
         whole, rest = data[:cut], data[cut:]
         passed = _EVENT.sub(self._judged, whole) if _NO_CHOICES.search(whole) else whole
         self._swallow = self._swallow and not rest
-        event = rest.lstrip(b"\r\n")
-        self._passing = _cannot_be_usage(event)
-        if self._passing:
-            self._held = event[-1:]
-            return passed + rest
-        self._held = event
-        return passed + rest[: len(rest) - len(event)]
+        self._passing = _cannot_be_usage(rest)
+        self._held = rest[-1:] if self._passing else rest
+        return passed + rest if self._passing else passed
 
     def _judged(self, event: re.Match[bytes]) -> bytes:
         is_usage = _is_usage(event[0])

@@ -93,7 +93,7 @@ def _headers(head: bytes) -> dict[bytes, bytes] | None:
         name = name.lower()
         if not colon or name in headers:
             return None
-        headers[name] = value.strip()
+        headers[name] = value
     return None if padding.strip(b" \t") else headers
 
 
