@@ -1,32 +1,26 @@
-"""JMESPath with exact numbers and bounded work.
+"""JMESPath expressions: checked when they are written, evaluated to a value or a Reason.
 
-The language is the `jmespath` package's; changed is only what billing needs: a Decimal is a number
-everywhere and no binary float is ever made, an evaluation stops after EVALUATION_STEPS_MAX, and a
-failure is a Reason that never quotes the document. Knows nothing of requests.
+What can never work is refused with its column; a failure is a Reason that never quotes the
+document. What functions do, and what that costs, is in `interpreter`. Knows nothing of requests.
 """
 
 import re
-from collections.abc import Callable
-from decimal import (
-    ROUND_CEILING,
-    ROUND_FLOOR,
-    ROUND_HALF_UP,
-    Context,
-    Decimal,
-    DivisionByZero,
-    Inexact,
-    InvalidOperation,
-    Overflow,
-    localcontext,
-)
-from typing import Any, Final
+from decimal import Decimal
+from functools import lru_cache
+from typing import Final
 
 import jmespath
 import msgspec
-from jmespath import exceptions, functions, lexer, visitor
+from jmespath import exceptions, lexer
 
 from usageflow._types import JSON
-from usageflow.events import QUANTITY_DECIMALS_MAX
+from usageflow.policies.interpreter import (
+    EVALUATION_DIGITS_MAX,
+    EVALUATION_STEPS_MAX,
+    FUNCTIONS,
+    Budget,
+    evaluate,
+)
 from usageflow.policies.reason import Reason
 from usageflow.policies.suggestions import did_you_mean
 
@@ -34,20 +28,15 @@ EXPRESSION_CHARS_MAX: Final = 1_024
 """Longest expression; what a person can still read."""
 EXPRESSION_DEPTH_MAX: Final = 50
 """Deepest syntax tree; evaluating a level takes three frames of Python's stack."""
-EVALUATION_STEPS_MAX: Final = 100_000
-"""Nodes visited and values built in one evaluation: about 30 ms. Unbounded, 265 characters can
-keep a processor busy for 11 s."""
-EVALUATION_DIGITS_MAX: Final = 1_000
-"""Digits of an exact intermediate sum; far above what a quantity may have, far below a bomb."""
+EXPRESSIONS_KEPT: Final = 8_192
+"""Compiled expressions remembered by their text; a usual one takes 2 KiB."""
 
-_EXACT: Final = Context(
-    prec=EVALUATION_DIGITS_MAX, traps=[Inexact, InvalidOperation, DivisionByZero, Overflow]
-)
 _decoder = msgspec.json.Decoder(float_hook=Decimal)
-_encoder = msgspec.json.Encoder(decimal_format="number")
 
 _LITERAL = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
 _NOT_JSON: Final = "text between backticks must be JSON; write '...' for a text"
+_NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
+"""The usual expression; its tree is known without the parser, which takes 30 µs."""
 _RESCOPING: Final = frozenset(
     (
         "filter_projection",
@@ -59,32 +48,60 @@ _RESCOPING: Final = frozenset(
     )
 )
 """Nodes whose first child sees the document and whose other children see the first one's value."""
+_KINDS: Final = {
+    "comparator": "a boolean",
+    "filter_projection": "a list",
+    "flatten": "a list",
+    "multi_select_dict": "an object",
+    "multi_select_list": "a list",
+    "not_expression": "a boolean",
+    "projection": "a list",
+    "value_projection": "a list",
+}
+"""What a node yields, null aside, where that is always the same."""
+_FUNCTION_KINDS: Final = {
+    **dict.fromkeys(("contains", "ends_with", "starts_with"), "a boolean"),
+    **dict.fromkeys(("keys", "map", "sort", "sort_by", "to_array", "values"), "a list"),
+    **dict.fromkeys(("join", "to_string", "type"), "text"),
+    "merge": "an object",
+}
+"""What a function yields, if that is never a number."""
 
 
 class Expression:
     """A compiled expression.
 
     `keys` is the chain of member names if the expression is nothing else (`a.b.c`), else None.
-    `mentions` are the first two names of each path into the document, None where it takes
-    everything below: `response.body.n` gives ("response", "body"), `@` gives (None, None).
+    `mentions` are the paths of names into the document, everything below the last name included:
+    `response.body.n` gives ("response", "body", "n"), `@` gives (). `yields` says what every
+    value is ("text", "a list", ...) if it can never be a number, else None.
     """
 
-    __slots__ = ("_tree", "keys", "mentions", "text")
+    __slots__ = ("_tree", "keys", "mentions", "text", "yields")
 
     def __init__(self, text: str) -> None:
         """Compile. Raises ValueError with the column of what is wrong."""
         self.text = text
         self._tree = _compile(text)
-        self.keys = _chain(self._tree)
-        found: set[tuple[str | None, str | None]] = set()
+        self.keys = _path(self._tree) or None
+        found: set[tuple[str, ...]] = set()
         _mentions(self._tree, found)
         self.mentions = frozenset(found)
+        self.yields = _kind(self._tree)
 
-    def search(self, document: JSON) -> JSON | Reason:
-        """The value in `document`, or why there is none. Never raises."""
+    @staticmethod
+    @lru_cache(EXPRESSIONS_KEPT)
+    def of(text: str) -> "Expression":
+        """The compiled expression, the same object for the same text. Raises as `Expression`."""
+        return Expression(text)
+
+    def search(self, document: JSON, budget: Budget | None = None) -> JSON | Reason:
+        """The value in `document`, or why there is none. Never raises.
+
+        Spends `budget`; without one it may take EVALUATION_STEPS_MAX.
+        """
         try:
-            with localcontext(_EXACT):
-                return _Interpreter().visit(self._tree, document)
+            return evaluate(self._tree, document, budget or Budget())
         except TimeoutError:
             return Reason(f"the expression needs more than {EVALUATION_STEPS_MAX} steps")
         except exceptions.JMESPathTypeError as error:
@@ -92,6 +109,8 @@ class Expression:
             return Reason(f"{error.function_name}() got {error.actual_type}, not {wanted}")
         except RecursionError:
             return Reason("the expression meets values nested too deeply")
+        except ZeroDivisionError:
+            return Reason("division by zero")
         except ArithmeticError:
             return Reason(f"the result has more than {EVALUATION_DIGITS_MAX} digits")
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the app
@@ -104,8 +123,11 @@ def _compile(text: str) -> JSON:
         raise ValueError(f"{len(text)} characters; at most {EXPRESSION_CHARS_MAX}")
     if not text.strip():
         raise ValueError("an empty expression")
+    if _NAMES.fullmatch(text):
+        fields = [{"type": "field", "children": [], "value": name} for name in text.split(".")]
+        return {"type": "subexpression", "children": fields}
     try:
-        for token in lexer.Lexer().tokenize(text):
+        for token in lexer.Lexer().tokenize(text) if "`" in text else ():
             if text[token["start"] : token["start"] + 1] == "`":
                 _check_literal(text, token["start"], token["value"])
         tree = _exact(jmespath.compile(text).parsed)
@@ -160,11 +182,9 @@ def _check_nodes(node: JSON, depth: int = 1) -> None:
 
 
 def _check_call(name: str, given: int) -> None:
-    known = _Functions.FUNCTION_TABLE.get(name)
+    known = FUNCTIONS.get(name)
     if known is None:
-        raise ValueError(
-            f"there is no function {name}(){did_you_mean(name, _Functions.FUNCTION_TABLE)}"
-        )
+        raise ValueError(f"there is no function {name}(){did_you_mean(name, FUNCTIONS)}")
     wanted = len(known["signature"])
     variadic = known["signature"][-1].get("variadic", False)
     if given < wanted or (given > wanted and not variadic):
@@ -172,146 +192,63 @@ def _check_call(name: str, given: int) -> None:
         raise ValueError(f"wrong number of arguments for {name}(): {given}, not {least}{wanted}")
 
 
-def _chain(tree: JSON) -> tuple[str, ...] | None:
-    if tree["type"] == "field":
-        return (tree["value"],)
-    if tree["type"] == "subexpression" and all(c["type"] == "field" for c in tree["children"]):
-        return tuple(child["value"] for child in tree["children"])
+def _path(node: JSON) -> tuple[str, ...] | None:
+    """The member names of a chain, from the document on; None if the node is no chain."""
+    match node["type"]:
+        case "field":
+            return (node["value"],)
+        case "current" | "identity":
+            return ()
+        case "subexpression":
+            paths = [_path(child) for child in node["children"]]
+            return None if None in paths else tuple(name for path in paths for name in path or ())
     return None
 
 
-def _mentions(node: JSON, found: set[tuple[str | None, str | None]]) -> None:
+def _mentions(node: JSON, found: set[tuple[str, ...]]) -> None:
     """Collect the paths that `node` takes from the document it is evaluated on."""
-    kind, children = node["type"], node["children"]
-    if kind == "field":
-        found.add((node["value"], None))
-    elif kind in ("current", "identity"):
-        found.add((None, None))
-    elif kind == "subexpression" and children[0]["type"] == children[1]["type"] == "field":
-        found.add((children[0]["value"], children[1]["value"]))
-    elif kind in _RESCOPING:
-        _mentions(children[0], found)
-    elif kind != "expref":  # an expref is evaluated on the elements of an array
-        for child in children:
+    head = node
+    while _path(head) is None and head["type"] in _RESCOPING:
+        head = head["children"][0]
+    if _path(head) is not None:
+        found.add(_leading_path(node))
+    elif head["type"] != "expref":  # an expref is evaluated on the elements of an array
+        for child in head["children"]:
             _mentions(child, found)
 
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-"""RFC 8259, section 6; what JMESPath's to_number reads."""
-_ROUNDING: Final = Context(prec=EVALUATION_DIGITS_MAX, rounding=ROUND_HALF_UP)
-_LAST_DECIMAL: Final = Decimal(1).scaleb(-QUANTITY_DECIMALS_MAX)
-_TEXT_CHARS_PER_STEP: Final = 32
-"""Text is handled so much faster than nodes; one step covers this many characters."""
+def _leading_path(node: JSON) -> tuple[str, ...]:
+    """The names that evaluating `node` begins with."""
+    path = _path(node)
+    if path is not None:
+        return path
+    names: tuple[str, ...] = ()
+    if node["type"] in _RESCOPING:
+        for child in node["children"]:
+            names += _leading_path(child)
+            if node["type"] != "subexpression" or _path(child) is None:
+                break
+    return names
 
 
-def _cost(value: JSON) -> int:
+def _kind(node: JSON) -> str | None:
+    """What the values of `node` are, if they can never be a number."""
+    kind, children = node["type"], node["children"]
+    if kind in ("pipe", "subexpression"):
+        return _kind(children[-1])
+    if kind == "literal":
+        return _literal_kind(node["value"])
+    if kind == "function_expression":
+        return _FUNCTION_KINDS.get(node["value"])
+    if kind in ("and_expression", "or_expression"):
+        kinds = [_kind(child) for child in children]
+        return None if None in kinds else kinds[0]
+    return _KINDS.get(kind)
+
+
+def _literal_kind(value: JSON) -> str | None:
+    if isinstance(value, bool):
+        return "a boolean"
     if isinstance(value, str):
-        return len(value) // _TEXT_CHARS_PER_STEP
-    return len(value) if isinstance(value, list | dict) else 1
-
-
-class _Functions(functions.Functions):
-    """JMESPath's functions with Decimal as a number, and without a way to build a bomb."""
-
-    def __init__(self, charge: Callable[[int], None]) -> None:
-        self._charge = charge
-
-    def call_function(self, function_name: str, resolved_args: Any) -> Any:
-        self._charge(sum(map(_cost, resolved_args)))
-        return super().call_function(function_name, resolved_args)
-
-    def _get_allowed_pytypes(self, types: Any) -> tuple[list[str], list[tuple[str, ...]]]:
-        # The package knows types by their names; whatever may be a float may be a Decimal.
-        allowed, inner = super()._get_allowed_pytypes(types)  # type: ignore[misc]
-        return (
-            [*allowed, "Decimal"] if "float" in allowed else allowed,
-            [(*names, "Decimal") if "float" in names else names for names in inner],
-        )
-
-    def _convert_to_jmespath_type(self, pyobject: str) -> str:
-        if pyobject == "Decimal":
-            return "number"
-        return str(super()._convert_to_jmespath_type(pyobject))  # type: ignore[misc]
-
-    @functions.signature({"types": ["array-number"]})
-    def _func_avg(self, arg: list[int | Decimal]) -> Decimal | None:
-        if not arg:
-            return None
-        total = sum(map(Decimal, arg), Decimal())
-        mean = _ROUNDING.divide(total, Decimal(len(arg)))
-        rounded = mean.quantize(_LAST_DECIMAL, context=_ROUNDING)
-        return mean if mean == rounded else rounded
-
-    @functions.signature({"types": ["number"]})
-    def _func_ceil(self, arg: int | Decimal) -> Decimal:
-        return Decimal(arg).to_integral_value(ROUND_CEILING)
-
-    @functions.signature({"types": ["number"]})
-    def _func_floor(self, arg: int | Decimal) -> Decimal:
-        return Decimal(arg).to_integral_value(ROUND_FLOOR)
-
-    @functions.signature({"types": ["string"]}, {"types": ["array-string"]})
-    def _func_join(self, separator: str, array: list[str]) -> str:
-        chars = len(separator) * len(array) + sum(map(len, array))
-        self._charge(chars // _TEXT_CHARS_PER_STEP)
-        return separator.join(array)
-
-    @functions.signature({"types": []})
-    def _func_to_string(self, arg: JSON) -> str:
-        text = arg if isinstance(arg, str) else _encoder.encode(arg).decode()
-        self._charge(len(text) // _TEXT_CHARS_PER_STEP)
-        return text
-
-    @functions.signature({"types": []})
-    def _func_to_number(self, arg: JSON) -> int | Decimal | None:
-        if isinstance(arg, str):
-            return Decimal(arg) if _NUMBER.fullmatch(arg) else None
-        return arg if isinstance(arg, int | Decimal) and not isinstance(arg, bool) else None
-
-    @functions.signature({"types": []})
-    def _func_type(self, arg: JSON) -> str:
-        return self._convert_to_jmespath_type(type(arg).__name__)
-
-
-class _Interpreter(visitor.TreeInterpreter):
-    """Evaluates one expression once, counting what it does. Raises TimeoutError at the limit.
-
-    A few characters can ask for 2^n elements by taking one value twice, again and again. So what is
-    built is weighed as the tree it stands for; what is merely selected is not.
-    """
-
-    def __init__(self) -> None:
-        self._steps_left = EVALUATION_STEPS_MAX
-        super().__init__(visitor.Options(custom_functions=_Functions(self.charge)))
-
-    def charge(self, steps: int) -> None:
-        self._steps_left -= steps
-        if self._steps_left < 0:
-            raise TimeoutError
-
-    def visit(self, node: Any, *args: Any, **kwargs: Any) -> Any:
-        self.charge(1)
-        return super().visit(node, *args, **kwargs)
-
-    def visit_flatten(self, node: Any, value: Any) -> Any:
-        return self._charged(super().visit_flatten(node, value))
-
-    def visit_multi_select_list(self, node: Any, value: Any) -> Any:
-        return self._weighed(super().visit_multi_select_list(node, value))
-
-    def visit_multi_select_dict(self, node: Any, value: Any) -> Any:
-        return self._weighed(super().visit_multi_select_dict(node, value))
-
-    def _charged(self, value: JSON) -> JSON:
-        self.charge(_cost(value))
-        return value
-
-    def _weighed(self, value: JSON) -> JSON:
-        waiting = [value]
-        while waiting:
-            item = self._charged(waiting.pop())
-            if isinstance(item, list):
-                waiting.extend(item)
-            elif isinstance(item, dict):
-                waiting.extend(item.values())
-        return value
+        return "text"
+    return None if isinstance(value, int | Decimal) else "no number"

@@ -1,105 +1,236 @@
-"""How much a request is worth: a policy's quantity, compiled to a function of the facts.
+"""How much a request is worth: a policy's quantity, compiled to be read from the facts.
 
 Yields a non-negative exact Decimal in plain notation, or a Reason. Never a guess: a missing field
 is not 0, a text is not a number, and what cannot be read is not 1. Never raises.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from functools import partial
+from typing import Final, Literal, TypeAlias
 
 from usageflow._types import JSON, Headers
 from usageflow.events import plain, quantity_problem
+from usageflow.policies.body import Body
 from usageflow.policies.expressions import Expression
 from usageflow.policies.facts import (
+    REQUEST_BODY,
     RESPONSE_BODY,
     Facts,
     request_json,
     response_json,
 )
-from usageflow.policies.json_text import decode_json
+from usageflow.policies.interpreter import Budget
+from usageflow.policies.json_text import can_be_skimmed, decode_json, is_json, skim_json
+from usageflow.policies.media import json_text
 from usageflow.policies.parts import PARTS
+from usageflow.policies.parts import needed_parts as needed_parts  # noqa: PLC0414 - for the engine
 from usageflow.policies.query import query_pairs
 from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Template
-
-QuantityReader: TypeAlias = Callable[[Facts, Sequence[str]], Decimal | Reason]
-"""Takes the facts and the segments of the matched path."""
+from usageflow.policies.tally import PIECES, Piece, Tally, needles_of
 
 _PLAIN_INT_MAX: Final = 10**18
 """Below it an int needs no further check: it is in plain notation and has few enough digits."""
 _LABEL_CHARS_MAX: Final = 100
 """An expression up to this length names itself in a reason."""
-_FAST_KEYS_MIN: Final = 3
-"""`response.body` and at least one member of it."""
+_EVENTS: Final = PIECES["body"]
+_PIECEWISE: Final = frozenset(PIECES.values())
+_PART_NAMES: Final = 2
+"""Names that lead to a part; those after them are members of it."""
+_EVENT_STEPS: Final = 8
+"""What reading the shortest event takes, in steps of an evaluation."""
+_BYTES_PER_STEP: Final = 64
+"""JSON of an event that is read in the time of one step."""
+_TOO_MUCH_AT_ONCE: Final = Reason("more events came at once than can be measured")
+
+_BodyOf: TypeAlias = Callable[[Facts], tuple[Body, Headers, str]]
+_BODIES: Final[dict[tuple[str, ...], _BodyOf]] = {
+    ("request", "body"): lambda facts: (
+        facts.request_body,
+        facts.request_headers,
+        REQUEST_BODY,
+    ),
+    ("response", "body"): lambda facts: (
+        facts.response_body,
+        facts.response_headers,
+        RESPONSE_BODY,
+    ),
+}
+QuantityReader: TypeAlias = Callable[[Facts, Sequence[str]], Decimal | Reason]
+"""Takes the facts and the segments of the matched path."""
 
 
-def compile_quantity(quantity: Decimal | str, template: Template) -> QuantityReader:
-    """A constant or an expression as a function."""
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A policy's quantity under one of its templates.
+
+    `parts` are the (section, part) pairs that it takes, none for a `constant`. `read` measures a
+    complete exchange. `tally` begins to measure what comes piece by piece, an event stream as the
+    response's body or messages; None if the quantity takes nothing that does.
+    """
+
+    parts: frozenset[tuple[str, str]]
+    constant: Decimal | None
+    read: QuantityReader
+    tally: Callable[[Facts, Sequence[str]], Tally] | None
+
+    def __call__(self, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
+        """See `read`."""
+        return self.read(facts, segments)
+
+
+def compile_quantity(
+    quantity: Decimal | str, template: Template, stream: Literal["last", "sum"] = "last"
+) -> Quantity:
+    """A constant or a valid expression. `stream` says which events of a stream count."""
     if isinstance(quantity, Decimal):
-        return lambda _facts, _segments: quantity
-    expression = Expression(quantity)
-    keys = expression.keys
-    if keys is not None and keys[:2] == ("response", "body") and len(keys) >= _FAST_KEYS_MIN:
-        return _response_member(keys, expression.text)
-    return _searched(expression, template)
+        return Quantity(frozenset(), quantity, lambda _facts, _segments: quantity, None)
+    measure = _Measure(Expression.of(quantity), template, summed=stream == "sum")
+    body_of = _BODIES.get((measure.expression.keys or ())[:_PART_NAMES]) if measure.keys else None
+    read = measure.search if body_of is None else partial(measure.skim, body_of)
+    piecewise = not measure.parts.isdisjoint(_PIECEWISE)
+    return Quantity(measure.parts, None, read, measure.tally if piecewise else None)
 
 
-def needed_parts(quantity: Decimal | str) -> frozenset[tuple[str, str]]:
-    """The (section, part) pairs of the document that this quantity takes."""
-    if isinstance(quantity, Decimal):
-        return frozenset()
-    return frozenset(
-        (section, part)
-        for wanted_section, wanted_part in Expression(quantity).mentions
-        for section, parts in PARTS.items()
-        for part in parts
-        if wanted_section in (None, section) and wanted_part in (None, part)
-    )
+class _Measure:
+    """An expression under one template.
 
+    `keys` lead to a place in one part, if the expression is nothing else and can be skimmed for.
+    """
 
-def _response_member(keys: tuple[str, ...], text: str) -> QuantityReader:
-    """The usual case: one number at a fixed place of the response."""
-    skim = _skimmer(keys[2:])
+    def __init__(self, expression: Expression, template: Template, *, summed: bool) -> None:
+        path, text = expression.keys or (), expression.text
+        self.parts = needed_parts(expression.text)
+        self.keys = path[_PART_NAMES:] if can_be_skimmed(path) else ()
+        self.expression = expression
+        self._label = text if len(text) <= _LABEL_CHARS_MAX else "the quantity"
+        self._readers = [(pair, _PARTS[pair]) for pair in sorted(self.parts)]
+        self._template = template
+        self._summed = summed
 
-    def read(facts: Facts, _: Sequence[str]) -> Decimal | Reason:
-        body = facts.response_body
-        problem = body.unusable(RESPONSE_BODY)
+    def skim(self, body_of: _BodyOf, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
+        """The usual case: one number at a fixed place of a body."""
+        body, headers, label = body_of(facts)
+        problem = body.unusable(label)
         if problem is not None:
             return problem
-        found = skim(body.data)
-        if found is not None:
-            return _judged(decode_json(found, text), text)
-        document = response_json(facts)
-        return document if isinstance(document, Reason) else _member(document, keys[2:], text)
+        text = json_text(body.data, headers, label)
+        if text is None:  # a form
+            return self.search(facts, segments)
+        found = text if isinstance(text, Reason) else skim_json(text, self.keys, label)
+        if found is None:
+            return Reason(f"{self._label} is missing")
+        return found if isinstance(found, Reason) else self._number(found)
 
-    return read
+    def search(self, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
+        """The general case: the expression over a document of the parts that it takes."""
+        document = self._document(facts, segments, {})
+        if isinstance(document, Reason):
+            return document
+        if self.expression.keys is not None:
+            return _member(document, self.expression.keys, self._label)
+        return self._judged(self.expression.search(document))
 
+    def tally(self, facts: Facts, segments: Sequence[str]) -> Tally:
+        """What comes piece by piece, each beside the rest of the facts as they are by then."""
+        return Tally(
+            partial(self._piece, facts, segments),
+            partial(self._without_pieces, facts, segments),
+            summed=self._summed,
+            needles=self._needles(),
+        )
 
-def _skimmer(keys: Sequence[str]) -> Callable[[bytes], msgspec.Raw | None]:
-    """Reads only the value under `keys` and skips the rest: 4 times as fast as parsing it all.
-
-    None means "not so simple": the caller parses everything and finds out what is wrong.
-    """
-    shape: Any = msgspec.Raw
-    for key in reversed(keys):
-        shape = msgspec.defstruct("Skimmed", [("member", shape)], rename={"member": key})
-    decoder = msgspec.json.Decoder(shape)
-
-    def skim(data: bytes) -> msgspec.Raw | None:
-        try:
-            if not data.isascii():
-                data.decode()  # the decoder does not check the text it skips
-            found = decoder.decode(data)
-            for _ in keys:
-                found = found.member
-        except (ValueError, RecursionError):
+    def _piece(
+        self, facts: Facts, segments: Sequence[str], data: bytes, piece: Piece, budget: Budget
+    ) -> Decimal | Reason | None:
+        pair = PIECES[piece]
+        if pair not in self.parts:
             return None
-        return found  # type: ignore[no-any-return]  # a struct made at run time
+        try:
+            budget.charge(_EVENT_STEPS + len(data) // _BYTES_PER_STEP)
+            if self.keys:
+                return self._skimmed(data)
+            return self._searched(facts, segments, pair, data, budget)
+        except TimeoutError:
+            return _TOO_MUCH_AT_ONCE
 
-    return skim
+    def _skimmed(self, data: bytes) -> Decimal | Reason | None:
+        found = skim_json(data, self.keys, "an event")
+        if isinstance(found, Reason):
+            return found if is_json(data) else None
+        return None if found is None or found == b"null" else self._number(found)
+
+    def _searched(
+        self,
+        facts: Facts,
+        segments: Sequence[str],
+        pair: tuple[str, str],
+        data: bytes,
+        budget: Budget,
+    ) -> Decimal | Reason | None:
+        content = decode_json(data, "an event")
+        if isinstance(content, Reason):
+            return content if is_json(data) else None
+        if not any(_found(content, path) for path in self._paths(pair)):
+            return None
+        document = self._document(facts, segments, dict.fromkeys(_PIECEWISE) | {pair: content})
+        if isinstance(document, Reason):
+            return document
+        value = self.expression.search(document, budget)
+        budget.charge(0)  # what stopped the search must stop the caller
+        return None if value is None else self._judged(value)
+
+    def _without_pieces(self, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
+        """What a stream is worth in which no event has any of the members that are asked for."""
+        document = self._document(facts, segments, dict.fromkeys(_PIECEWISE))
+        value = document if isinstance(document, Reason) else self.expression.search(document)
+        if value is None or isinstance(value, Reason):
+            whole = "event of the stream" if _EVENTS in self.parts else "message"
+            return Reason(f"{self._label} is in no {whole}")
+        return self._judged(value)
+
+    def _needles(self) -> frozenset[bytes] | None:
+        """The last names of the paths into a piece: without any of them there is no value."""
+        paths = [path for pair in _PIECEWISE & self.parts for path in self._paths(pair)]
+        return needles_of([path[-1] for path in paths]) if all(paths) else None
+
+    def _paths(self, pair: tuple[str, str]) -> list[tuple[str, ...]]:
+        """The paths into one part; an empty one is all of it."""
+        return [
+            path[_PART_NAMES:]
+            for path in self.expression.mentions
+            if path[:_PART_NAMES] == pair[: len(path)]
+        ]
+
+    def _document(
+        self, facts: Facts, segments: Sequence[str], given: Mapping[tuple[str, str], JSON]
+    ) -> JSON | Reason:
+        document: dict[str, dict[str, JSON]] = {section: {} for section in PARTS}
+        for pair, read in self._readers:
+            value = given[pair] if pair in given else read(facts, self._template, segments)
+            if isinstance(value, Reason):
+                return value
+            document[pair[0]][pair[1]] = value
+        return document
+
+    def _number(self, text: bytes) -> Decimal | Reason:
+        return _judged(decode_json(text, self._label), self._label)
+
+    def _judged(self, value: JSON | Reason) -> Decimal | Reason:
+        if isinstance(value, Reason):
+            return Reason(f"{self._label}: {value.text}")
+        return _judged(value, self._label)
+
+
+def _found(document: JSON, path: Sequence[str]) -> bool:
+    """Whether there is something else than null at the end of this path."""
+    for name in path:
+        if not isinstance(document, dict):
+            return False
+        document = document.get(name)
+    return document is not None
 
 
 def _member(document: JSON, keys: Sequence[str], text: str) -> Decimal | Reason:
@@ -109,28 +240,6 @@ def _member(document: JSON, keys: Sequence[str], text: str) -> Decimal | Reason:
             return Reason(f"{text} is missing")
         value = value[key]
     return _judged(value, text)
-
-
-def _searched(expression: Expression, template: Template) -> QuantityReader:
-    parts = sorted(needed_parts(expression.text))
-    text = expression.text
-    label = text if len(text) <= _LABEL_CHARS_MAX else "the quantity"
-
-    def read(facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
-        document: dict[str, dict[str, JSON]] = {"request": {}, "response": {}}
-        for section, part in parts:
-            value = _PARTS[section, part](facts, template, segments)
-            if isinstance(value, Reason):
-                return value
-            document[section][part] = value
-        if expression.keys is not None:
-            return _member(document, expression.keys, text)
-        found = expression.search(document)
-        return (
-            Reason(f"{label}: {found.text}") if isinstance(found, Reason) else _judged(found, label)
-        )
-
-    return read
 
 
 def _headers(headers: Headers) -> dict[str, str]:
@@ -154,6 +263,10 @@ def _params(_: Facts, template: Template, segments: Sequence[str]) -> dict[str, 
     return {name: template.value(name, segments) for name in template.parameters}
 
 
+def _of_websocket(part: str, facts: Facts, _t: Template, _s: Sequence[str]) -> JSON | Reason:
+    return facts.websocket.get(part, Reason(f"websocket.{part} is not of this request"))
+
+
 _PARTS: Final[dict[tuple[str, str], Callable[[Facts, Template, Sequence[str]], JSON]]] = {
     ("request", "method"): lambda facts, _t, _s: facts.method,
     ("request", "path"): lambda facts, _t, _s: facts.path,
@@ -167,7 +280,7 @@ _PARTS: Final[dict[tuple[str, str], Callable[[Facts, Template, Sequence[str]], J
     ("response", "body"): lambda facts, _t, _s: response_json(facts),
     ("response", "bytes"): lambda facts, _t, _s: facts.response_body.bytes_total,
     ("response", "duration_ms"): lambda facts, _t, _s: facts.duration_ms,
-}
+} | {("websocket", part): partial(_of_websocket, part) for part in PARTS["websocket"]}
 
 
 def _judged(value: JSON, label: str) -> Decimal | Reason:
