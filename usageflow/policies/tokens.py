@@ -8,6 +8,7 @@ Nothing in a token chooses a key or where a key comes from, but the id of one we
 import base64
 import binascii
 import hashlib
+from collections import OrderedDict
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
@@ -77,7 +78,7 @@ class TokenVerifier:
         self._source = source
         self._claim = Expression(source.claim)
         self._tokens_max = surroundings.tokens_max
-        self._remembered: dict[bytes, _Verified] = {}
+        self._remembered: OrderedDict[bytes, _Verified] = OrderedDict()
 
     def identify(self, token: str, now_s: float) -> str | Reason:
         """The claim of a token that is valid at `now_s` (Unix time), not yet judged as an identity.
@@ -106,7 +107,7 @@ class TokenVerifier:
 
     def _remember(self, digest: bytes, verified: _Verified) -> None:
         if len(self._remembered) >= self._tokens_max:
-            self._remembered.pop(next(iter(self._remembered)))
+            self._remembered.popitem(last=False)
         self._remembered[digest] = verified
 
     def _verify(self, token: bytes, generation: int) -> _Verified | Reason:
@@ -140,7 +141,7 @@ class TokenVerifier:
             return Reason("the token is for another audience")
         if self._source.issuer and claims.get("iss") not in self._source.issuer:
             return Reason("the token is of another issuer")
-        value = self._claim.search(claims)
+        value = _member(claims, self._claim)
         if not isinstance(value, Reason):
             value = text_of(value, f"the token's claim {self._source.claim}")
         if isinstance(value, Reason):
@@ -185,9 +186,18 @@ def _decoded(token: bytes, key: Any, algorithm: str, *, verify: bool) -> bytes |
     return payload
 
 
+def _member(claims: JSON, claim: Expression) -> JSON | Reason:
+    """What the expression finds; plain names, the usual case, without evaluating one."""
+    if claim.keys is None:
+        return claim.search(claims)
+    for name in claim.keys:
+        claims = claims.get(name) if isinstance(claims, dict) else None
+    return claims
+
+
 def _is_moment(claim: JSON) -> bool:
     """RFC 7519, section 2: NumericDate, a number of seconds."""
-    return isinstance(claim, int | Decimal) and not isinstance(claim, bool)
+    return isinstance(claim, (int, Decimal)) and not isinstance(claim, bool)
 
 
 def _meets(claim: JSON, wanted: tuple[str, ...]) -> bool:
