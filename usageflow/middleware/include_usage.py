@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from usageflow._types import Headers
-from usageflow.policies.content_type import content_type
+from usageflow.policies.content_type import EVENT_STREAM, content_type
 
 EVENT_BYTES_MAX: Final = 16_384
 """Largest event that may be the one with the usage, which has some hundred bytes; so much is held
@@ -62,7 +62,7 @@ def wants(headers: Headers) -> bool:
 
 def filters(headers: Headers) -> bool:
     """Whether a response with these headers can be filtered: it is a plain event stream."""
-    return content_type(headers).media_type == "text/event-stream" and not _encoded(headers)
+    return content_type(headers).media_type == EVENT_STREAM and not _encoded(headers)
 
 
 def with_usage(body: bytes) -> bytes | None:

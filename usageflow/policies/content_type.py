@@ -16,6 +16,18 @@ VALUE_BYTES_MAX: Final = 256
 """Longest Content-Type that is looked into; a boundary has at most 70 characters."""
 LONE_PERCENTS_MAX: Final = 20
 """Percent signs of one text that encode nothing and stay; mending each of them takes time."""
+EVENT_STREAM: Final = "text/event-stream"
+JSON_LINES: Final = frozenset(
+    (
+        "application/jsonl",
+        "application/ndjson",
+        "application/stream+json",
+        "application/x-jsonlines",
+        "application/x-ndjson",
+    )
+)
+"""One JSON text in each line, under many names and no standard."""
+JSON_SEQUENCE: Final = "application/json-seq"
 
 _HEADER: Final = b"content-type"
 _HEADER_CHARS: Final = len(_HEADER)
@@ -61,16 +73,21 @@ class ContentType(NamedTuple):
 
 
 def content_type(headers: Headers) -> ContentType:
-    """What these headers say; nothing if there is no Content-Type or more than can be meant."""
+    """What the first Content-Type of these headers says; nothing if there is none."""
     for name, value in headers:
         if len(name) == _HEADER_CHARS and name.lower() == _HEADER:
-            return parsed(value) if len(value) <= VALUE_BYTES_MAX else _NONE
+            return parsed(value)
     return _NONE
 
 
-@lru_cache(maxsize=256)
 def parsed(value: bytes) -> ContentType:
-    """A Content-Type. Remembered, as there are few; with boundaries, the latest."""
+    """What this value of the header says; nothing if it is longer than can be meant."""
+    return _parsed(value) if len(value) <= VALUE_BYTES_MAX else _NONE
+
+
+@lru_cache(maxsize=256)
+def _parsed(value: bytes) -> ContentType:
+    """There are few different ones; of those with a boundary, the latest are remembered."""
     given = dict(parameters(value))
     media_type = value.partition(b";")[0].strip().lower().decode("latin-1")
     return ContentType(

@@ -7,7 +7,15 @@ import codecs
 from typing import Final
 
 from usageflow._types import JSON, Headers
-from usageflow.policies.content_type import ContentType, content_type, decoded, percent_decoded
+from usageflow.policies.content_type import (
+    EVENT_STREAM,
+    JSON_LINES,
+    JSON_SEQUENCE,
+    ContentType,
+    content_type,
+    decoded,
+    percent_decoded,
+)
 from usageflow.policies.json_text import decode_json
 from usageflow.policies.multipart import named_values, read_multipart
 from usageflow.policies.reason import Reason
@@ -19,17 +27,7 @@ PERCENTS_MAX: Final = 200_000
 
 _FORM: Final = "application/x-www-form-urlencoded"
 _MULTIPART: Final = "multipart/form-data"
-_STREAMS: Final = frozenset(
-    (
-        "text/event-stream",
-        "application/json-seq",
-        "application/jsonl",
-        "application/ndjson",
-        "application/stream+json",
-        "application/x-jsonlines",
-        "application/x-ndjson",
-    )
-)
+_STREAMS: Final = JSON_LINES | {EVENT_STREAM, JSON_SEQUENCE}
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins like the mark of UTF-16
