@@ -9,10 +9,12 @@ from sqlmodel import select
 from usageflow.catalog import endpoints
 from usageflow.catalog.endpoints import Unmatched, listed, report
 from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.policies import publish
 from usageflow.db.session import Database, Tx
 from usageflow.db.tables import OrganizationRow, UnmatchedEndpointRow
 from usageflow.middleware.endpoints import OTHERS, Endpoint
 from usageflow.middleware.sketch import Sketch
+from usageflow.policies import Policy
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CHAT = Sketch(response={"usage.total_tokens": ("integer",)}, statuses=(200,))
@@ -124,3 +126,25 @@ def test_organizations_are_told_apart(database: Database) -> None:
     with database.reading() as tx:
         assert counts(listed(tx, "other")) == [("GET /b", 2)]
         assert counts(listed(tx, default_organization(tx))) == [("GET /a", 1)]
+
+
+def test_what_a_policy_matches_now_is_not_listed(database: Database) -> None:
+    """Nobody has to look at it again; without the policy it is there as before."""
+    tell(
+        database,
+        Endpoint("POST", "/chat", 3),
+        Endpoint("GET", "/items/{id}/parts/{id_2}", 2),
+        Endpoint("GET", "/health", 1),
+    )
+    calls = {
+        "name": "calls",
+        "match": ["POST /chat", "GET /items/{id:int}/parts/:part"],
+        "identify": [{"from": "header", "name": "x-account-id"}],
+        "field": "account_id",
+        "metric": "CALL",
+        "quantity": 2,
+    }
+    for policies, left in (([Policy.model_validate(calls)], 1), ([], 3)):
+        with database.transaction() as tx:
+            publish(tx, default_organization(tx), policies)
+            assert len(listed(tx, default_organization(tx))) == left

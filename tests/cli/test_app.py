@@ -18,6 +18,7 @@ COMMANDS = {
     "demo",
     "usage",
     "inbox",
+    "endpoints",
     "keys",
     "policies",
     "spool",

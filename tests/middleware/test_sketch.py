@@ -1,6 +1,7 @@
 """A sketch has names, paths and types, and nothing that was said."""
 
 import base64
+import gzip
 import json
 from decimal import Decimal
 from typing import Any
@@ -148,6 +149,25 @@ def test_bodies_and_their_types() -> None:
         statuses=(200,),
     )
     assert sketch_of(look(response_body=b"<html>")) == Sketch(statuses=(200,))
+
+
+def test_encoded_bodies_and_forms() -> None:
+    """Read as policies read them; what is too large or broken is passed over."""
+    encoded = [(b"content-encoding", b"gzip"), *JSON_TYPE]
+    document = gzip.compress(b'{"n": 1}')
+    for body, expected in (
+        (document, {"n": ("integer",)}),
+        (document[:-9], {}),
+        (b"no gzip", {}),
+        (gzip.compress(b'["' + b"x" * sketch.DECODED_BYTES_MAX + b'"]'), {}),
+    ):
+        found = sketch_of(look(response_headers=encoded, response_body=body))
+        assert found.response == expected
+    unknown = [(b"content-encoding", b"secret"), *JSON_TYPE]
+    assert sketch_of(look(response_headers=unknown, response_body=b'{"n": 1}')).response == {}
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]
+    found = sketch_of(look(request_headers=form, request_body=b"model=x&n=2"))
+    assert found.request == {"model": ("string",), "n": ("string",)}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ One row per method and template. Each edge sees other requests and finds templat
 their reports become one list, by the rules that an edge applies to its own paths, and bounded.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -11,11 +12,13 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlmodel import col, select
 
+from usageflow.catalog.policies import current
 from usageflow.db.session import Tx
 from usageflow.db.tables import OrganizationRow, UnmatchedEndpointRow
 from usageflow.middleware.endpoints import OTHERS, Endpoint
 from usageflow.middleware.sketch import Sketch, merged
 from usageflow.middleware.templates import Templates, steps
+from usageflow.policies import PolicySet, parse_document
 
 ENDPOINTS_MAX: Final = 2_000
 """Endpoints of an organization that are told apart; what is beyond it is counted together."""
@@ -56,9 +59,27 @@ def report(tx: Tx, organization_id: str, found: Sequence[Endpoint]) -> None:
 
 
 def listed(tx: Tx, organization_id: str) -> list[Unmatched]:
-    """All of them, the busiest first."""
-    found = map(_read, _rows(tx, organization_id))
+    """Those that the policies in use still do not match, the busiest first."""
+    policies = _in_use(tx, organization_id)
+    found = [
+        one
+        for one in map(_read, _rows(tx, organization_id))
+        if policies.match(one.method, _example(one.template)) is None
+    ]
     return sorted(found, key=lambda one: (-one.requests, one.template, one.method))
+
+
+def _in_use(tx: Tx, organization_id: str) -> PolicySet:
+    items = [
+        {"version": version, "policy": msgspec.Raw(document.encode())}
+        for document, version in current(tx, organization_id).items
+    ]
+    return PolicySet.build(parse_document(msgspec.json.encode({"policies": items})).policies)
+
+
+def _example(template: str) -> str:
+    """A path that the template matches; most parameters take a number."""
+    return re.sub(r"\{[^}]*\}", "1", template)
 
 
 def _rows(tx: Tx, organization_id: str) -> Sequence[UnmatchedEndpointRow]:

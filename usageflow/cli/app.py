@@ -11,7 +11,19 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from usageflow._version import __version__
-from usageflow.cli import demo, emulator, inbox, keys, migrate, policies, proxy, serve, spool, usage
+from usageflow.cli import (
+    demo,
+    emulator,
+    endpoints,
+    inbox,
+    keys,
+    migrate,
+    policies,
+    proxy,
+    serve,
+    spool,
+    usage,
+)
 from usageflow.errors import UsageFlowError
 
 app = typer.Typer(
@@ -27,6 +39,7 @@ app.command("proxy")(proxy.proxy)
 app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(demo.demo)
 app.command("usage")(usage.usage)
 app.command("inbox")(inbox.inbox)
+app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
 app.command("spool")(spool.spool)

@@ -17,7 +17,9 @@ import msgspec
 
 from usageflow._types import JSON, Headers
 from usageflow.middleware.templates import NAME_CHARS_MAX
+from usageflow.policies.decoding import open_decoder
 from usageflow.policies.json_text import decode_json
+from usageflow.policies.media import read_document
 from usageflow.policies.query import query_pairs
 from usageflow.policies.reason import Reason
 
@@ -35,6 +37,10 @@ NAMES_MAX: Final = 50
 """Names told of one kind."""
 TOKEN_BYTES_MAX: Final = 8_192
 """Longest token that is looked into; servers take headers of about this size."""
+DECODED_BYTES_MAX: Final = 262_144
+"""Most bytes that a body is decoded to."""
+DECODE_CPU_S_MAX: Final = 0.005
+"""Longest time that takes, on the event loop."""
 EVENTS_MAX: Final = 5
 """Events at the end of a stream that are looked at; usage is told in the last ones."""
 
@@ -179,12 +185,24 @@ def _body_paths(body: bytes, headers: Headers) -> Paths:
     if media_type(headers) in STREAMS:
         documents = list(_events(body))
     else:
-        documents = [decode_json(body, "body")]
+        documents = [_document(body, headers)]
     paths: Paths = {}
     for document in documents:
         if not isinstance(document, Reason):
             paths = _merged_paths(paths, paths_of(document))
     return paths
+
+
+def _document(body: bytes, headers: Headers) -> JSON | Reason:
+    decoder = open_decoder(headers, bytes_max=DECODED_BYTES_MAX, cpu_s_max=DECODE_CPU_S_MAX)
+    if isinstance(decoder, Reason):
+        return decoder
+    if decoder is not None:
+        body = decoder.feed(body)
+        decoder.end()
+        if decoder.problem is not None:
+            return Reason(decoder.problem)
+    return read_document(body, headers, "body")
 
 
 def _events(tail: bytes) -> Iterator[JSON]:
