@@ -373,6 +373,16 @@ def test_after_closing_nothing_is_fetched(
     wait_for(lambda: len(server.asked) > asked)
 
 
+def test_without_key_servers_there_is_no_thread(key_sets: Callable[..., JwksKeySets]) -> None:
+    """Most apps have none."""
+    subject = key_sets()
+    before = threading.active_count()
+    subject.start()
+    subject.prepare([])
+    assert subject.wait(5)
+    assert threading.active_count() == before
+
+
 def test_closing_does_not_wait_for_a_slow_server(
     key_sets: Callable[..., JwksKeySets], server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,15 +78,17 @@ class JwksKeySets:
 
     def prepare(self, urls: Iterable[str]) -> None:
         """Have the keys at these URLs as well; they are fetched at once."""
-        new = {url: _KeySet(url) for url in urls if url not in self._sets}
-        if new:
+        with self._news:
+            new = {url: _KeySet(url) for url in urls if url not in self._sets}
             self._sets = {**self._sets, **new}
+        if new:
             self._go_on()
             self._wake.set()
 
     def retain(self, urls: Iterable[str]) -> None:
         """Have the keys at these URLs only: no policy names the others any more."""
-        self._sets = {url: self._sets[url] for url in urls if url in self._sets}
+        with self._news:
+            self._sets = {url: self._sets[url] for url in urls if url in self._sets}
 
     def find(self, url: str, kid: str | None) -> "PyJWK | Reason":
         """See KeySets."""
@@ -102,13 +104,11 @@ class JwksKeySets:
         return self._set(url).generation
 
     def start(self) -> None:
-        """Begin to keep the sets fresh; may be called again, and after `close`."""
+        """Keep the sets fresh from now on; may be called again, and after `close`."""
         if self._thread is None:
-            self._stop, self._wake = threading.Event(), threading.Event()
-            self._thread = threading.Thread(
-                target=self._run, args=(self._stop, self._wake), name="usageflow-keys", daemon=True
-            )
-            self._thread.start()
+            self._stop = threading.Event()
+        if self._sets:
+            self._go_on()
 
     def wait(self, timeout_s: float) -> bool:
         """Whether all sets are there. Blocks until each was tried once: for start-up only."""
@@ -134,14 +134,22 @@ class JwksKeySets:
         found = self._sets.get(url)
         if found is None:  # of a policy that has just been replaced, or of a set built by hand
             self.prepare([url])
-            found = self._sets[url]
+            return self._sets.get(url) or _KeySet(url)
         self._go_on()
         return found
 
     def _go_on(self) -> None:
         """Start the thread on first need, and in a forked child; not after `close`."""
-        if self._thread is None and not self._stop.is_set():
-            self.start()
+        if self._thread is not None or self._stop.is_set():
+            return
+        with self._news:
+            if self._thread is None:
+                self._wake = threading.Event()
+                arguments = self._stop, self._wake
+                self._thread = threading.Thread(
+                    target=self._run, args=arguments, name="usageflow-keys", daemon=True
+                )
+                self._thread.start()
 
     def _unknown(self, url: str) -> Reason:
         wanting = self._set(url)
