@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usageflow._types import Message
+from usageflow.config import Settings
 from usageflow.middleware.exchange import NOT_READ, Exchange
+from usageflow.middleware.limits import Limits
 from usageflow.policies import Match, PolicySet, parse_file
 
 TOKENS = """
@@ -34,7 +36,8 @@ def match(toml: str = TOKENS) -> Match:
 def exchange(method: str = "POST", *, toml: str = TOKENS, body_bytes_max: int = 100) -> Exchange:
     """An exchange of POST /x."""
     scope = {"method": method, "path": "/x", "headers": [], "query_string": b"a=1"}
-    return Exchange(match(toml), scope, "/x", body_bytes_max)
+    limits = Limits.of(Settings())._replace(body_bytes_max=body_bytes_max)
+    return Exchange(match(toml), scope, "/x", limits, started_at_s=1_800_000_000)
 
 
 def start(status: int = 200, *headers: tuple[bytes, bytes], **more: Any) -> Message:
@@ -116,13 +119,13 @@ def test_bodies_are_kept_in_order() -> None:
     """Chunk boundaries mean nothing."""
     subject = exchange()
     subject.received({"type": "http.request", "body": b"ab", "more_body": True})
-    assert subject.request_body.problem == NOT_READ
+    assert subject.request_body.unfinished == NOT_READ
     subject.received({"type": "http.request", "body": b"c"})
     subject.sends(start())
     subject.sends(part(b"d", more=True))
     subject.sends(part(b"e"))
     assert subject.request_body.data == b"abc"
-    assert subject.request_body.problem is None
+    assert subject.request_body.unfinished is None
     assert (subject.response_body.data, subject.response_body.problem) == (b"de", None)
 
 
@@ -149,7 +152,7 @@ def test_nothing_is_kept_that_no_policy_needs() -> None:
 
 def test_a_request_body_that_was_never_read_is_unknown() -> None:
     """Not empty: unknown, and told so."""
-    assert exchange().request_body.problem == NOT_READ
+    assert exchange().request_body.unfinished == NOT_READ
 
 
 def test_an_app_that_raises_without_a_response_gets_the_servers_500() -> None:
@@ -170,7 +173,7 @@ def test_a_cut_response_says_why_its_body_cannot_be_measured() -> None:
     subject.received({"type": "http.disconnect"})
     subject.abandon()
     assert subject.aborted == "the client disconnected"
-    assert subject.response_body.problem == "the response is incomplete: the client disconnected"
+    assert subject.response_body.unfinished == "the response is incomplete: the client disconnected"
 
 
 def test_a_disconnect_after_the_end_is_no_abort() -> None:

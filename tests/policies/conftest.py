@@ -24,6 +24,7 @@ class Seen:
     response_body: Body = field(default_factory=lambda: Body(None))
     duration_ms: int = 12
     started_at_s: float = 1_800_000_000.0
+    tallies: dict[Any, Any] = field(default_factory=dict)
     known: dict[str, object] = field(default_factory=dict)
     websocket: dict[str, Any] = field(default_factory=dict)
     aborted: str | None = None

@@ -51,7 +51,7 @@ def test_what_equals_a_default_is_not_said(policy: MakePolicy) -> None:
 def test_a_policy_this_release_cannot_read_is_left_out(policy: MakePolicy) -> None:
     """A newer server's policy is reported by name; the others live."""
     document = msgspec.json.decode(to_json([(policy(), "1")] * 4))
-    document["policies"][0]["policy"]["identify"] = [{"from": "jwt", "claim": "sub"}]
+    document["policies"][0]["policy"]["identify"] = [{"from": "mtls", "name": "cn"}]
     document["policies"][1]["version"] = 5
     document["policies"][2] = {"version": "1"}
     document["policies"].append("x")
@@ -59,8 +59,8 @@ def test_a_policy_this_release_cannot_read_is_left_out(policy: MakePolicy) -> No
     assert found.policies == ((policy(), "1"),)
     assert found.problems == (
         (
-            'the server: policy "chat" (#1): identify[1]: from: "jwt" is not one of header, '
-            "query, path, body"
+            'the server: policy "chat" (#1): identify[1]: from: "mtls" is not one of header, '
+            "query, path, body, cookie, api_key, jwt, metadata"
         ),
         'the server: policy "chat" (#2): version: must be a text of 1 to 100 characters',
         'the server: policy (#3): not an object with "version" and "policy"',

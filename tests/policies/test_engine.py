@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from usageflow.events import Identity, UsageEvent, decode, encode
 from usageflow.policies import Facts, Policy, PolicySet, evaluate
 from usageflow.policies import engine as engine_module
+from usageflow.policies.quantity import Quantity
 
 MakePolicy = Callable[..., Policy]
 MakeFacts = Callable[..., Facts]
@@ -294,7 +295,8 @@ def test_a_mistake_of_ours_becomes_an_inbox_event(
     def broken(*_: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(engine_module, "compile_quantity", lambda *_: broken)
+    made = Quantity(frozenset(), None, broken, None)
+    monkeypatch.setattr(engine_module, "compile_quantity", lambda *_: made)
     found = policies(policy(name="one"))
     monkeypatch.undo()
     (event,) = events_of(found, facts(request_headers=KNOWN))

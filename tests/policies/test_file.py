@@ -83,7 +83,7 @@ metric = "TOKENS"
         ),
         (
             'conf/p.toml:12: policy "bad" (#2): identify[1]: from: "hedaer" is not one of '
-            'header, query, path, body; did you mean "header"?'
+            'header, query, path, body, cookie, api_key, jwt, metadata; did you mean "header"?'
         ),
         'conf/p.toml:15: policy "bad" (#2): feild: is not known; did you mean "field"?',
         'conf/p.toml:17: policy "bad" (#2): quantity: column 18: the expression is incomplete',

@@ -9,7 +9,7 @@ no buffering per request.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,9 +20,17 @@ import uuid_utils
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.config import Durability, Settings
 from usageflow.events import Identity, UsageEvent
-from usageflow.middleware.exchange import Exchange
+from usageflow.middleware.conversation import METHOD as WEBSOCKET
+from usageflow.middleware.conversation import Conversation
+from usageflow.middleware.discovery import Discovery
+from usageflow.middleware.exchange import NO_PROVIDERS, Exchange
 from usageflow.middleware.feed import Feed, open_feed
-from usageflow.policies import Match, evaluate
+from usageflow.middleware.limits import Limits
+from usageflow.middleware.metadata import Provider, check_providers
+from usageflow.middleware.usage_asked import ask_for_usage
+from usageflow.middleware.websocket import Pace, refuse_websocket, serve_websocket
+from usageflow.policies import Match, evaluate, evaluate_part
+from usageflow.policies.paths import route_path
 from usageflow.recorder import Hold, Recorder
 from usageflow.recorder.process import after_fork
 
@@ -47,8 +55,9 @@ class UsageFlowMiddleware:
     `server` and `api_key` name the UsageFlow server; `policies` a policy file to use instead of the
     server's; `spool_dir` must survive restarts; `durability="relaxed"` lets a response end before
     its usage is on disk, and a crash may then lose the last moments. Each falls back to its
-    environment variable (`USAGEFLOW_SERVER`, ...). `settings` replaces them all. `feed` and
-    `recorder` are the objects the options build; pass your own to share or replace them.
+    environment variable (`USAGEFLOW_SERVER`, ...). `settings` replaces them all. `metadata` names
+    contextvars and callables of the scope that policies may identify by. `feed` and `recorder` are
+    the objects the options build; pass your own to share or replace them.
 
     Raises ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
     """
@@ -62,6 +71,7 @@ class UsageFlowMiddleware:
         policies: str | Path | None = None,
         spool_dir: str | Path | None = None,
         durability: Durability | None = None,
+        metadata: Mapping[str, Provider] = NO_PROVIDERS,
         settings: Settings | None = None,
         feed: Feed | None = None,
         recorder: Recorder | None = None,
@@ -73,11 +83,17 @@ class UsageFlowMiddleware:
             spool_dir=spool_dir,
             durability=durability,
         )
+        check_providers(metadata)
         self._app = app
-        self._feed = feed or open_feed(settings)
+        self._providers = metadata
+        self._discovery: Discovery | None = None
+        if settings.discovery == "on" and settings.server is not None:
+            self._discovery = Discovery(settings.discovery_endpoints_max)
+        self._feed = feed or open_feed(settings, self._discovery)
         self._recorder = recorder or Recorder.of(settings)
         self._durable = settings.durability == "durable"
-        self._body_bytes_max = settings.body_bytes_max
+        self._limits = Limits.of(settings)
+        self._websocket_pace = Pace(settings.websocket_record_s, settings.websocket_record_messages)
         self._policy_wait_s = settings.policy_wait_s
         self._ready = False
         self._waited = False
@@ -88,17 +104,23 @@ class UsageFlowMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "http":
+        kind = scope["type"]
+        if kind in ("http", "websocket"):
             if not self._ready:
                 await self._get_ready()
                 if not self._ready:
                     self._miss()
-            path = _route_path(scope)
-            match = self._match(scope["method"], path)
+            match, path = self._match(scope["method"] if kind == "http" else WEBSOCKET, scope)
             if match is not None:
-                await self._metered(match, path, scope, receive, send)
+                serve = self._metered if kind == "http" else self._metered_websocket
+                await serve(match, path, scope, receive, send)
                 return
-        elif scope["type"] == "lifespan":
+            if self._discovery is not None and kind == "http":
+                observation = self._discovery.begin(scope, path)
+                if observation is not None:
+                    await observation.through(self._app, receive, send)
+                    return
+        elif kind == "lifespan":
             await self._lifespan(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -119,7 +141,14 @@ class UsageFlowMiddleware:
         if match.fail_closed and not self._recorder.healthy:
             await _refuse(send)
             return
-        exchange = Exchange(match, scope, path, self._body_bytes_max)
+        exchange = Exchange(
+            match,
+            scope,
+            path,
+            self._limits,
+            started_at_s=time.time(),
+            providers=self._providers,
+        )
         started_s = time.perf_counter()
 
         async def receive_observed() -> Message:
@@ -133,8 +162,14 @@ class UsageFlowMiddleware:
             hold = self._settle(match, exchange, started_s)
             return send(message) if hold is None else _send_after(hold, send, message)
 
+        given: Receive = receive_observed
+        if match.include_usage:
+            scope, given, send = await ask_for_usage(
+                scope, receive_observed, send, self._limits.body_bytes_max
+            )
+            exchange.scope = scope  # the one in which the app keeps its state
         try:
-            await self._app(scope, receive_observed, send_held)
+            await self._app(scope, given, send_held)
         except BaseException as error:
             if not exchange.settled:
                 exchange.fail(error)
@@ -146,11 +181,63 @@ class UsageFlowMiddleware:
             exchange.abandon()
             self._settle(match, exchange, started_s)
 
-    def _match(self, method: str, path: str) -> Match | None:
+    async def _metered_websocket(
+        self, match: Match, path: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if match.fail_closed and not self._recorder.healthy:
+            await refuse_websocket(scope, receive, send)
+            return
+        conversation = Conversation(
+            match, scope, path, started_at_s=time.time(), providers=self._providers
+        )
+
+        def record(*, last: bool) -> Hold | None:
+            return self._record_part(match, conversation, last=last)
+
+        await serve_websocket(
+            self._app,
+            scope,
+            receive,
+            send,
+            conversation=conversation,
+            record=record,
+            pace=self._websocket_pace,
+        )
+
+    def _match(self, method: str, scope: Scope) -> tuple[Match | None, str]:
+        """The policies of this request and the path they matched."""
         try:
-            return self._feed.current.match(method, path)
+            path = route_path(scope)
+            match = self._feed.current.match(
+                method,
+                path,
+                scope["headers"],
+                scope.get("query_string", b""),
+                scope.get("raw_path") or b"",
+            )
         except Exception as error:  # noqa: BLE001 - metering must not break the app
             self._log_once("match", error)
+            return None, ""
+        return match, path
+
+    def _record_part(self, match: Match, talk: Conversation, *, last: bool) -> Hold | None:
+        """Record what a WebSocket carried since the last time; only its end is waited for."""
+        try:
+            events = evaluate_part(
+                match,
+                talk,
+                recorded=talk.recorded,
+                last=last,
+                now=datetime.now(UTC),
+                new_id=_new_id,
+            )
+            talk.was_recorded()
+            if not events:
+                return None
+            loop = asyncio.get_running_loop() if self._durable and last else None
+            return self._recorder.record(events, loop)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self._log_once("record", error)
             return None
 
     def _settle(self, match: Match, exchange: Exchange, started_s: float) -> Hold | None:
@@ -215,18 +302,6 @@ class UsageFlowMiddleware:
             await send(message)
 
         await self._app(scope, receive_observed, send_observed)
-
-
-def _route_path(scope: Scope) -> str:
-    """The path the app routes on: `path` without the `root_path` it is mounted under.
-
-    The same rule as Starlette's `get_route_path`, so that what is metered is what is routed.
-    """
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root) and path[len(root) : len(root) + 1] in ("/", ""):
-        return path[len(root) :]
-    return path
 
 
 async def _send_after(hold: Hold, send: Send, message: Message) -> None:

@@ -1,20 +1,36 @@
 """One request and its response as facts: ASGI messages in, facts out. Sans I/O.
 
 An Exchange is told every message that passes and answers one question: does this message complete
-the response? It keeps body bytes only where a matched policy needs them, at most `body_bytes_max`,
+the response? It keeps body bytes only where a matched policy needs them, bounded by its limits,
 and never changes a message. It satisfies the `Facts` the policy engine reads. No clock, no I/O.
 
 Source for completion: RFC 9112, section 6.3 (message body length), ASGI 3.0 HTTP messages.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
-from usageflow._types import Headers, Message, Scope
-from usageflow.policies import Body, Match
+from usageflow._types import JSON, Headers, Message, Scope
+from usageflow.middleware.limits import Limits
+from usageflow.middleware.metadata import Provider, read_metadata
+from usageflow.policies import Body, CompiledPolicy, Match
+from usageflow.policies.body import Decoder
+from usageflow.policies.decoding import open_decoder
+from usageflow.policies.reason import Reason
+from usageflow.policies.streams import Stream, open_splitter
+from usageflow.policies.tally import Tally
 
 NOT_READ: Final = "the app did not read the request body"
+NO_BODY: Final = "the response has no body"
+BY_PATH: Final = "the app sent a file by its path; its bytes were not seen"
+NO_PROVIDERS: Final[Mapping[str, Provider]] = {}
+
 _BODILESS: Final = frozenset((204, 304))
-_CONTENT_LENGTH_CHARS: Final = len(b"content-length")
+_TOLD: Final = frozenset((b"content-length", b"content-type", b"content-encoding"))
+_LENGTH_DIGITS_MAX: Final = 19
+"""More digits than any body has; `int` of a long text takes long."""
+_NOTHING: Final[Mapping[str, JSON]] = {}
+_NO_TALLIES: Final[Mapping[CompiledPolicy, Tally]] = {}
 
 
 class Exchange:
@@ -22,6 +38,9 @@ class Exchange:
 
     __slots__ = (
         "_content_length",
+        "_limits",
+        "_match",
+        "_providers",
         "_trailers",
         "aborted",
         "complete",
@@ -34,35 +53,64 @@ class Exchange:
         "request_headers",
         "response_body",
         "response_headers",
+        "scope",
         "settled",
+        "started_at_s",
         "status",
+        "tallies",
     )
 
-    def __init__(self, match: Match, scope: Scope, path: str, body_bytes_max: int) -> None:
+    def __init__(
+        self,
+        match: Match,
+        scope: Scope,
+        path: str,
+        limits: Limits,
+        *,
+        started_at_s: float,
+        providers: Mapping[str, Provider] = NO_PROVIDERS,
+    ) -> None:
+        """`started_at_s` is Unix time; `providers` are the middleware's sources of metadata."""
         self.method: str = scope["method"]
         self.path = path
         self.query_string: bytes = scope.get("query_string", b"")
+        self.started_at_s = started_at_s
         self.request_headers: Headers = scope["headers"]
-        self.request_body = Body(body_bytes_max if match.needs_request_body else None)
-        self.request_body.problem = NOT_READ
+        self.request_body = Body(limits.body_bytes_max if match.needs_request_body else None)
+        self.request_body.unfinished = NOT_READ
         self.status: int | None = None
         self.response_headers: Headers = []
-        self.response_body = Body(body_bytes_max if match.needs_response_body else None)
+        self.response_body = Body(limits.body_bytes_max if match.needs_response_body else None)
         self.duration_ms = 0
         self.aborted: str | None = None
         self.complete = False
         self.disconnected = False
         self.settled = False
+        self.tallies: Mapping[CompiledPolicy, Tally] = _NO_TALLIES
+        self._match = match
+        self.scope = scope
+        self._limits = limits
+        self._providers = providers
         self._content_length: int | None = None
         self._trailers = False
+        if match.needs_request_body:
+            self._read_request()
+
+    @property
+    def websocket(self) -> Mapping[str, JSON]:
+        """See Facts: this is no WebSocket."""
+        return _NOTHING
+
+    def metadata(self, name: str) -> object:
+        """See Facts."""
+        return read_metadata(name, self.scope, self._providers)
 
     def received(self, message: Message) -> None:
         """The app was given this message."""
         if message["type"] == "http.request":
-            body = self.request_body
+            self.request_body.add(message.get("body", b""))
             if not message.get("more_body", False):
-                body.problem = None
-            body.add(message.get("body", b""))
+                self.request_body.end()
         elif message["type"] == "http.disconnect" and not self.complete:
             self.disconnected = True
 
@@ -76,10 +124,12 @@ class Exchange:
         elif kind == "http.response.body":
             self.complete = self._body(message)
         elif kind in ("http.response.pathsend", "http.response.zerocopysend"):
-            self.response_body.problem = "the app sent a file by its path; its bytes were not seen"
+            self.response_body.problem = BY_PATH
             self.complete = not message.get("more_body", False)
         elif kind == "http.response.trailers":
             self.complete = not message.get("more_trailers", False)
+        if self.complete:
+            self.response_body.end(self.response_body.unfinished)
         return self.complete
 
     def fail(self, error: BaseException) -> None:
@@ -100,8 +150,20 @@ class Exchange:
 
     def _cut(self) -> None:
         body = self.response_body
-        if self.status is not None and body.problem is None:
-            body.problem = f"the response is incomplete: {self.aborted}"
+        if self.status is not None and body.problem is None and body.unfinished is None:
+            body.end(f"the response is incomplete: {self.aborted}")
+
+    def _read_request(self) -> None:
+        if any(name == b"content-encoding" for name, _ in self.request_headers):
+            self.request_body.read_as(self._decoder(self.request_headers, whole=True), None)
+
+    def _decoder(self, headers: Headers, *, whole: bool) -> Decoder | Reason | None:
+        return open_decoder(
+            headers,
+            bytes_max=self._limits.decoded_bytes_max,
+            cpu_s_max=self._limits.decode_cpu_s_max,
+            total=whole,
+        )
 
     def _start(self, message: Message) -> bool:
         self.status = message["status"]
@@ -111,12 +173,34 @@ class Exchange:
         self.response_headers = headers
         self._trailers = message.get("trailers", False)
         if self.method == "HEAD" or self.status in _BODILESS:
-            self.response_body.problem = "the response has no body"
+            self.response_body.unfinished = NO_BODY
             return not self._trailers
+        content_type, encoded = b"", False
         for name, value in headers:
-            if len(name) == _CONTENT_LENGTH_CHARS and name.lower() == b"content-length":
-                self._content_length = int(value) if value.isdigit() else None
+            told = name.lower()
+            if told not in _TOLD:
+                continue
+            if told == b"content-length":
+                digits = len(value) <= _LENGTH_DIGITS_MAX and value.isdigit()
+                self._content_length = int(value) if digits else None
+            elif told == b"content-type":
+                content_type = value
+            else:
+                encoded = True
+        if self.response_body.wanted:
+            self._read_response(content_type, encoded=encoded)
         return self._content_length == 0
+
+    def _read_response(self, content_type: bytes, *, encoded: bool) -> None:
+        splitter = open_splitter(content_type, self._limits.stream_event_bytes_max)
+        if splitter is None and not encoded:
+            return
+        stream = None
+        if splitter is not None:
+            self.tallies = self._match.tallies(self, "body")
+            stream = Stream(splitter, self.tallies.values())
+        decoder = self._decoder(self.response_headers, whole=stream is None) if encoded else None
+        self.response_body.read_as(decoder, stream)
 
     def _body(self, message: Message) -> bool:
         body = self.response_body

@@ -1,4 +1,4 @@
-"""Where an edge's policies come from: a file or the server, kept fresh by one thread.
+"""An edge's policies, kept fresh by one thread, which also reports what the edge discovers.
 
 `current` is replaced as a whole, so a request sees one set from beginning to end. A source that
 fails or is malformed later leaves the last good set in force. The server's set is kept on disk
@@ -6,20 +6,22 @@ beside the spool, so that an app starts metered while the server is down.
 """
 
 import hashlib
-import http.client
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
 from usageflow.config import Settings
-from usageflow.errors import ConfigurationError, DeliveryError, PolicyFileError
-from usageflow.policies import Policy, PolicySet, parse_document, parse_file
+from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.middleware.discovery import Discovery
+from usageflow.middleware.key_sets import JwksKeySets
+from usageflow.middleware.policy_sources import Assembly, FileSource, ServerSource, Source
+from usageflow.middleware.reports import Reports
+from usageflow.policies import PolicySet
 from usageflow.recorder import Http
 from usageflow.recorder.process import after_fork
-from usageflow.recorder.sink import POLICIES_PATH, refusal
 
 log = logging.getLogger("usageflow.middleware")
 
@@ -38,6 +40,9 @@ class Feed(Protocol):
     def start(self) -> None:
         """Begin to keep it fresh; may be called again."""
 
+    def wait_for_keys(self, timeout_s: float) -> None:
+        """At start: wait until tokens can be verified, but no longer. Blocks."""
+
     def close(self) -> None:
         """Stop; the current set stays."""
 
@@ -52,28 +57,31 @@ class FixedFeed:
     def start(self) -> None:
         """Nothing to keep fresh."""
 
+    def wait_for_keys(self, timeout_s: float) -> None:
+        """Nothing to wait for."""
+
     def close(self) -> None:
         """Nothing to stop."""
-
-
-class Source(Protocol):
-    """Reads policies from somewhere, on the feed's thread."""
-
-    def read(self) -> PolicySet | None:
-        """The set, or None if it has not changed. Raises UsageFlowError with the reason."""
-
-    def close(self) -> None:
-        """Let go of what reading needs; called on the thread that reads."""
 
 
 class PollingFeed:
     """Asks a source again and again, on one daemon thread."""
 
-    def __init__(self, source: Source, poll_s: float, first: PolicySet | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        poll_s: float,
+        first: PolicySet | None,
+        *,
+        keys: JwksKeySets | None = None,
+        reports: Reports | None = None,
+    ) -> None:
         self.current = first or PolicySet.EMPTY
         self.loaded = first is not None
         self._source = source
         self._poll_s = poll_s
+        self._keys = keys
+        self._reports = reports
         self._complaint = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -81,14 +89,23 @@ class PollingFeed:
 
     def start(self) -> None:
         """Begin polling; may be called again."""
+        if self._keys is not None:
+            self._keys.start()
         if self._thread is None:
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="usageflow-feed", daemon=True)
             self._thread.start()
 
+    def wait_for_keys(self, timeout_s: float) -> None:
+        """See Feed."""
+        if self._keys is not None:
+            self._keys.wait(timeout_s)
+
     def close(self) -> None:
         """Stop polling; the current set stays in force. Waits a moment for the thread."""
         self._stop.set()
+        if self._keys is not None:
+            self._keys.close()
         if self._thread is not None:
             self._thread.join(CLOSE_S_MAX)
         self._thread = None
@@ -117,7 +134,11 @@ class PollingFeed:
         stop = self._stop
         while not stop.is_set():
             self.poll()
+            if self._reports is not None:
+                self._reports.send_due()
             stop.wait(self._poll_s if self.loaded else FIRST_POLL_S)
+        if self._reports is not None:
+            self._reports.close()
         self._source.close()
 
     def _forget_parent(self) -> None:
@@ -126,116 +147,36 @@ class PollingFeed:
         self._stop = threading.Event()
 
 
-class FileSource:
-    """A policy file; read again when its modification time, size or inode changes."""
+def open_feed(
+    settings: Settings,
+    discovery: Discovery | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> PollingFeed:
+    """The feed these settings describe; it reports `discovery` if there is a server.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-
-    def read(self) -> PolicySet | None:
-        """See Source."""
-        try:
-            stat = self._path.stat()
-            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-            if seen == self._seen:
-                return None
-            text = self._path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyFileError(str(self._path), [f"{self._path}: {error}"]) from error
-        # Seen before it is parsed: a broken file is told once, not at every poll.
-        self._seen = seen
-        parsed = parse_file(text, str(self._path))
-        return _build(parsed.policies, parsed.problems, str(self._path))
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-
-
-class ServerSource:
-    """The server's policies for this API key; the last good answer is kept in `cache`."""
-
-    def __init__(self, connection: Http, cache: Path) -> None:
-        self._connection = connection
-        self._cache = cache
-        self._etag = ""
-
-    def read(self) -> PolicySet | None:
-        """See Source."""
-        status, headers, content = self._connection.request(
-            "GET", POLICIES_PATH, {"if-none-match": self._etag} if self._etag else {}
-        )
-        if status == http.client.NOT_MODIFIED:
-            return None
-        if status != http.client.OK:
-            raise refusal(status, headers, content)
-        policies = _from_document(content, "the server")
-        self._etag = headers.get("etag", "")
-        self._keep(content)
-        return policies
-
-    def close(self) -> None:
-        """See Source."""
-        self._connection.close()
-
-    def cached(self) -> PolicySet | None:
-        """The last good answer of an earlier run, if there is one that can be read."""
-        try:
-            return _from_document(self._cache.read_bytes(), str(self._cache))
-        except FileNotFoundError:
-            return None
-        except (OSError, ConfigurationError) as error:
-            log.warning("the policies kept in %s cannot be used: %s", self._cache, error)
-            return None
-
-    def _keep(self, content: bytes) -> None:
-        draft = self._cache.with_suffix(f".{os.getpid()}.new")
-        try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._cache)
-        except OSError as error:
-            log.warning("the policies cannot be kept in %s: %s", self._cache, error)
-
-
-def open_feed(settings: Settings) -> PollingFeed:
-    """The feed these settings describe.
-
-    A policy file is read at once and an unreadable one raises PolicyFileError, so that a mistake
-    shows at start. Raises ConfigurationError if neither a file nor a server is set.
+    Secrets of policies are looked up in `environ` (default: the process's, as it is now). A policy
+    file is read at once and an unreadable one raises PolicyFileError, so that a mistake shows at
+    start. Raises ConfigurationError if neither a file nor a server is set.
     """
+    assembly = Assembly(settings, dict(os.environ) if environ is None else environ)
+    connection = reports = None
+    if settings.server is not None and settings.api_key is not None:
+        connection = Http(settings.server, settings.api_key, timeout_s=settings.ship_timeout_s)
+        reports = Reports(connection, discovery) if discovery is not None else None
     if settings.policies is not None:
-        file = FileSource(Path(settings.policies))
-        return PollingFeed(file, settings.policy_poll_s, file.read())
-    if settings.server is None or settings.api_key is None:
+        file = FileSource(Path(settings.policies), assembly)
+        return PollingFeed(
+            file, settings.policy_poll_s, file.read(), keys=assembly.keys, reports=reports
+        )
+    if connection is None:
         raise ConfigurationError(
             "no policies: set server and api_key (USAGEFLOW_SERVER, USAGEFLOW_API_KEY), or "
             "policies (USAGEFLOW_POLICIES) for a policy file"
         )
-    connection = Http(settings.server, settings.api_key, timeout_s=settings.ship_timeout_s)
     # The key decides which policies are given, so it is part of what the cache is for.
     holder = hashlib.sha256(f"{settings.server}\n{settings.api_key}".encode()).hexdigest()[:12]
-    server = ServerSource(connection, settings.spool_path / f"policies-{holder}.json")
-    return PollingFeed(server, settings.policy_poll_s, server.cached())
-
-
-def _from_document(content: bytes, source: str) -> PolicySet:
-    document = parse_document(content, source)
-    return _build(document.policies, document.problems, source)
-
-
-def _build(
-    policies: Sequence[tuple[Policy, str]], problems: Sequence[str], source: str
-) -> PolicySet:
-    built = PolicySet.build(policies)
-    for problem in (*problems, *built.problems):
-        log.error("a policy is left out: %s", problem)
-    in_force = len(policies) - len(built.problems)
-    if in_force:
-        log.info("policies in force from %s: %d", source, in_force)
-    else:
-        log.warning("no policies in force from %s: nothing is metered", source)
-    return built
+    cache = settings.spool_path / f"policies-{holder}.json"
+    server = ServerSource(connection, cache, assembly)
+    return PollingFeed(
+        server, settings.policy_poll_s, server.cached(), keys=assembly.keys, reports=reports
+    )

@@ -7,7 +7,7 @@ stream on to its reader instead. Knows no policy and never says what a body cont
 from typing import Final, Protocol
 
 from usageflow._types import JSON, Headers
-from usageflow.policies.json_text import decode_json
+from usageflow.policies.media import read_document
 from usageflow.policies.reason import Reason
 
 _UNREAD: Final = object()
@@ -118,11 +118,11 @@ class Body:
             return Reason(f"{label}: {problem}")
         return None if self._chunks else Reason(f"{label} is empty")
 
-    def document(self, headers: Headers, label: str) -> JSON | Reason:  # noqa: ARG002 - soon
+    def document(self, headers: Headers, label: str) -> JSON | Reason:
         """The content as a document, numbers exact, or why it is none; read once for all policies.
 
         `headers` are those of the same message: they say what the bytes mean.
         """
         if self._document is _UNREAD:
-            self._document = self.unusable(label) or decode_json(self.data, label)
+            self._document = self.unusable(label) or read_document(self.data, headers, label)
         return self._document

@@ -14,13 +14,15 @@ from usageflow._types import Headers
 from usageflow.policies.claims import Claims
 from usageflow.policies.conditions import Condition, compile_conditions, specificity
 from usageflow.policies.document import canonical
-from usageflow.policies.identity import IdentityReader, compile_identity
+from usageflow.policies.facts import Facts
+from usageflow.policies.identity import IdentityReader, Verifiers, compile_identity
 from usageflow.policies.models import Policy
 from usageflow.policies.paths import split_path
-from usageflow.policies.quantity import QuantityReader, compile_quantity, needed_parts
+from usageflow.policies.quantity import Quantity, compile_quantity
 from usageflow.policies.routes import Route, Router
 from usageflow.policies.sources import BodySource
 from usageflow.policies.surroundings import Surroundings
+from usageflow.policies.tally import PIECES, Piece, Tally
 
 MEETINGS_MAX: Final = 10_000
 """Combinations of policies remembered; each takes about 300 bytes."""
@@ -45,9 +47,11 @@ class CompiledPolicy:
     fires: Callable[[int | None], bool]
     condition: Condition | None
     identity: IdentityReader
-    quantity: QuantityReader
+    quantity: Quantity
     needs_request_body: bool
     needs_response_body: bool
+    grows: bool
+    """On a WebSocket: whether the quantity is what passed since it was last recorded."""
 
 
 class Match:
@@ -75,6 +79,14 @@ class Match:
         self.include_usage = plan.include_usage
         self.segments = segments
 
+    def tallies(self, facts: Facts, piece: Piece) -> dict[CompiledPolicy, Tally]:
+        """Begin to measure what comes piece by piece: a tally for each policy that reads it."""
+        return {
+            compiled: compiled.quantity.tally(facts, self.segments)
+            for compiled in self.policies
+            if compiled.quantity.tally is not None and PIECES[piece] in compiled.quantity.parts
+        }
+
 
 class PolicySet:
     """Policies in force together; immutable, so that it is replaced as a whole.
@@ -96,7 +108,10 @@ class PolicySet:
         self.problems = tuple(problems)
         self.version = _set_version(policies)
         self._met: dict[tuple[CompiledPolicy, ...], _Plan] = {}
-        compiled = (_compiled(policy, version, surroundings) for policy, version in policies)
+        verifiers: Verifiers = {}
+        compiled = (
+            _compiled(policy, version, surroundings, verifiers) for policy, version in policies
+        )
         self._rules = surroundings.path_rules
         self._router = Router(chain.from_iterable(compiled), _Plan, self._rules)
 
@@ -203,11 +218,13 @@ def _chosen(
 
 
 def _compiled(
-    policy: Policy, version: str, surroundings: Surroundings
+    policy: Policy, version: str, surroundings: Surroundings, verifiers: Verifiers
 ) -> Iterable[tuple[Route, CompiledPolicy]]:
-    parts = needed_parts(policy.quantity)
     identity_body = any(isinstance(source, BodySource) for source in policy.identify)
     for route in policy.routes if policy.mode != "off" else ():
+        quantity = compile_quantity(policy.quantity, route.template, policy.stream)
+        if any(section == "websocket" for section, _ in quantity.parts):
+            quantity = compile_quantity(policy.quantity, route.template, "sum")
         yield (
             route,
             CompiledPolicy(
@@ -216,10 +233,11 @@ def _compiled(
                 route=route.template.text,
                 fires=_fires(policy.when),
                 condition=compile_conditions(policy.host, policy.header, policy.query),
-                identity=compile_identity(policy.identify, route.template),
-                quantity=compile_quantity(policy.quantity, route.template),
-                needs_request_body=identity_body or ("request", "body") in parts,
-                needs_response_body=("response", "body") in parts,
+                identity=compile_identity(policy.identify, route.template, surroundings, verifiers),
+                quantity=quantity,
+                needs_request_body=identity_body or ("request", "body") in quantity.parts,
+                needs_response_body=("response", "body") in quantity.parts,
+                grows=any(section == "websocket" for section, _ in quantity.parts),
             ),
         )
 

@@ -9,14 +9,20 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
+from usageflow.policies.body import Body
 from usageflow.policies.engine import CompiledPolicy, Match
-from usageflow.policies.facts import Facts
+from usageflow.policies.facts import RESPONSE_BODY, Facts
 from usageflow.policies.models import Policy
 from usageflow.policies.reason import Reason
+from usageflow.policies.tally import Tally
 
 
 def evaluate(
-    match: Match, facts: Facts, *, now: datetime, new_id: Callable[[], str]
+    match: Match,
+    facts: Facts,
+    *,
+    now: datetime,
+    new_id: Callable[[], str],
 ) -> list[UsageEvent]:
     """One event for each policy whose `when` is met: counted, or with a reason why not.
 
@@ -28,43 +34,119 @@ def evaluate(
         try:
             if not compiled.fires(facts.status):
                 continue
-            identity, quantity, state, reason = _outcome(compiled, match.segments, facts)
-        except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
-            identity, quantity, state = None, None, "inbox"
-            reason = f"internal error: {type(error).__name__}"
-        policy = compiled.policy
-        events.append(
-            UsageEvent(
-                id=new_id(),
-                policy=policy.name,
-                policy_version=compiled.version,
-                metric=policy.metric,
-                identity=Identity(policy.field, identity),
-                quantity=quantity,
-                occurred_at=now,
-                state=state,
-                reason=reason,
-                event_name=policy.event_name,
-                request_method=facts.method[:TEXT_CHARS_MAX],
-                request_route=compiled.route,
-                request_status=facts.status,
+            tally = facts.tallies.get(compiled)
+            quantity = (
+                compiled.quantity.read(facts, match.segments)
+                if tally is None
+                else _streamed(tally, facts.response_body)
             )
-        )
+            outcome = _outcome(compiled, match.segments, facts, quantity)
+        except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
+            outcome = _fault(error)
+        events.append(_event(compiled, facts, outcome, now, new_id()))
     return events
+
+
+def evaluate_part(
+    match: Match,
+    facts: Facts,
+    *,
+    recorded: set[CompiledPolicy],
+    last: bool,
+    now: datetime,
+    new_id: Callable[[], str],
+) -> list[UsageEvent]:
+    """Events for what a WebSocket carried since the part before; together they are its usage.
+
+    A quantity that does not grow with the connection is counted with the first part. A part
+    without usage leaves no event, except that no connection passes without any. `recorded` has the
+    policies that have left one, and is kept up here.
+    """
+    events = []
+    for compiled in match.policies:
+        try:
+            if not compiled.fires(facts.status):
+                continue
+            quantity = _part(compiled, facts, match.segments, recorded, last=last)
+            if quantity is None:
+                continue
+            outcome = _outcome(compiled, match.segments, facts, quantity)
+        except Exception as error:  # noqa: BLE001 - as above
+            outcome = _fault(error)
+        recorded.add(compiled)
+        events.append(_event(compiled, facts, outcome, now, new_id()))
+    return events
+
+
+def _part(
+    compiled: CompiledPolicy,
+    facts: Facts,
+    segments: Sequence[str],
+    recorded: set[CompiledPolicy],
+    *,
+    last: bool,
+) -> Decimal | Reason | None:
+    """The quantity of this part; None if it has none."""
+    only = last and compiled not in recorded
+    tally = facts.tallies.get(compiled)
+    quantity: Decimal | Reason | None
+    if tally is not None:
+        quantity = tally.take()
+        if quantity is None and only:
+            quantity = tally.result()
+    elif compiled.grows or compiled not in recorded:
+        quantity = compiled.quantity.read(facts, segments)
+    else:
+        quantity = None
+    nothing = isinstance(quantity, Decimal) and not quantity
+    return None if nothing and compiled.grows and not only else quantity
+
+
+def _streamed(tally: Tally, body: Body) -> Decimal | Reason:
+    if body.problem is not None:
+        return Reason(f"{RESPONSE_BODY}: {body.problem}")
+    return tally.result()
+
+
+def _event(
+    compiled: CompiledPolicy, facts: Facts, outcome: "Outcome", now: datetime, event_id: str
+) -> UsageEvent:
+    identity, quantity, state, reason = outcome
+    policy = compiled.policy
+    return UsageEvent(
+        id=event_id,
+        policy=policy.name,
+        policy_version=compiled.version,
+        metric=policy.metric,
+        identity=Identity(policy.field, identity),
+        quantity=quantity,
+        occurred_at=now,
+        state=state,
+        reason=reason,
+        event_name=policy.event_name,
+        request_method=facts.method[:TEXT_CHARS_MAX],
+        request_route=compiled.route,
+        request_status=facts.status,
+    )
+
+
+def _fault(error: Exception) -> "Outcome":
+    return None, None, "inbox", f"internal error: {type(error).__name__}"
 
 
 Outcome: TypeAlias = tuple[str | None, Decimal | None, EventState, str | None]
 """Identity value, quantity, state and reason of an event."""
 
 
-def _outcome(compiled: CompiledPolicy, segments: Sequence[str], facts: Facts) -> Outcome:
+def _outcome(
+    compiled: CompiledPolicy, segments: Sequence[str], facts: Facts, quantity: Decimal | Reason
+) -> Outcome:
     policy = compiled.policy
     aborted = None if policy.on_abort == "full" else facts.aborted
     identity = compiled.identity(facts, segments)
     if aborted is not None and policy.on_abort == "none":
         value = None if isinstance(identity, Reason) else identity
         return value, None, "skipped", f"aborted: {aborted}"
-    quantity = compiled.quantity(facts, segments)
     if isinstance(identity, str) and isinstance(quantity, Decimal) and aborted is None:
         return identity, quantity, "shadow" if policy.mode == "shadow" else "counted", None
     return _explained(policy, identity, quantity, aborted)

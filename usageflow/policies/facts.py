@@ -4,11 +4,12 @@ Declares the shape only; the edge fills it. Knows no policy and keeps nothing.
 """
 
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from usageflow._types import JSON, Headers
 from usageflow.policies.body import Body
 from usageflow.policies.reason import Reason
+from usageflow.policies.tally import Tally
 
 REQUEST_BODY: Final = "request body"
 RESPONSE_BODY: Final = "response body"
@@ -31,6 +32,8 @@ class Facts(Protocol):
     duration_ms: int
     aborted: str | None
     """None: the response was completed; else why it was not."""
+    tallies: Mapping[Any, Tally]
+    """Of an event stream or a WebSocket: what each compiled policy that reads it has so far."""
 
     def metadata(self, name: str) -> object:
         """What the app knows under this name about the request; None if nothing."""

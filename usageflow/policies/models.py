@@ -18,7 +18,7 @@ from pydantic import (
 
 from usageflow.events import plain, quantity_problem
 from usageflow.policies.conditions import FieldConditions, Hosts
-from usageflow.policies.parts import quantity_expression
+from usageflow.policies.parts import quantity_expression, quantity_problem_for
 from usageflow.policies.routes import Route, parse_route
 from usageflow.policies.shapes import Model, Name, counted, listed, printable
 from usageflow.policies.sources import PathSource, Source
@@ -150,6 +150,16 @@ class Policy(Model):
                     hint = did_you_mean(name, template.parameters)
                     raise ValueError(f'the path "{template.text}" has no parameter "{name}"{hint}')
         return identify
+
+    @field_validator("quantity")
+    @classmethod
+    def _quantity_fits_every_route(
+        cls, quantity: Decimal | str, info: ValidationInfo
+    ) -> Decimal | str:
+        routes = tuple(map(parse_route, info.data.get("match", ())))
+        if isinstance(quantity, str) and (problem := quantity_problem_for(quantity, routes)):
+            raise ValueError(problem)
+        return quantity
 
 
 class Metric(Model):
