@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from bench.report import Line, show
-from usageflow._types import JSON, Headers
-from usageflow.policies.body import Body
+from usageflow._types import Headers
 from usageflow.policies.identity import compile_identity
 from usageflow.policies.routes import parse_template
 from usageflow.policies.sources import HeaderSource, JwtSource
@@ -44,16 +43,9 @@ SIGNERS: dict[str, Any] = {
 
 
 class _Request:
-    """The facts of a request that a reader of headers looks at."""
+    """What of a request's facts a reader of headers looks at."""
 
-    method, path, query_string = "GET", "/v1/items/7", b""
     started_at_s = NOW_S
-    request_body = response_body = Body(None)
-    status: int | None = 200
-    response_headers: Headers = []  # noqa: RUF012 - never changed
-    duration_ms = 1
-    aborted: str | None = None
-    websocket: dict[str, JSON] = {}  # noqa: RUF012 - never changed
 
     def __init__(self, name: bytes, value: bytes) -> None:
         self.request_headers: Headers = [
@@ -63,9 +55,6 @@ class _Request:
             (name, value),
         ]
 
-    def metadata(self, name: str) -> object:
-        """Nothing."""
-
 
 def _time_us(call: Callable[[], object], calls: int = CALLS) -> float:
     began_s = time.process_time()
@@ -74,7 +63,7 @@ def _time_us(call: Callable[[], object], calls: int = CALLS) -> float:
     return (time.process_time() - began_s) / calls * 1e6
 
 
-def _reader(source: Any, tokens_max: int = 10_000) -> Callable[[_Request], object]:
+def _reader(source: Any, tokens_max: int = 10_000) -> Callable[[Any], object]:
     surroundings = Surroundings({"SECRET": SECRET}, tokens_max=tokens_max)
     read = compile_identity([source], parse_template("/v1/items/:id"), surroundings)
     return lambda request: read(request, ())
