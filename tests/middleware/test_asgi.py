@@ -284,6 +284,9 @@ class _LateFeed:
     def start(self) -> None:
         self.started += 1
 
+    def wait_for_keys(self, timeout_s: float) -> None:
+        """No keys."""
+
     def close(self) -> None:
         pass
 

@@ -1,6 +1,6 @@
 """The sans-I/O WebSocket: what is counted, and what each part of it is recorded as."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
@@ -232,17 +232,10 @@ def test_parts_add_up_whenever_they_are_cut(steps: Iterable[tuple[str, bytes]]) 
 
     for kind, data in steps:
         for talk in (whole, cut):
-            deliver: dict[str, Callable[[], None]] = {
-                "in": lambda talk=talk, data=data: talk.facts.received(
-                    {"type": "websocket.receive", "bytes": data}
-                ),
-                "out": lambda talk=talk, data=data: talk.facts.sends(
-                    {"type": "websocket.send", "bytes": data}
-                ),
-                "part": lambda: None,
-            }
-            if talk is whole or kind != "part":
-                deliver[kind]()
+            if kind == "in":
+                talk.facts.received({"type": "websocket.receive", "bytes": data})
+            elif kind == "out":
+                talk.facts.sends({"type": "websocket.send", "bytes": data})
         if kind == "part":
             cut.facts.status = 101
             add(cut.part())

@@ -89,7 +89,7 @@ def serve() -> Iterator[Callable[[ASGIApp], str]]:
 
     def start(app: ASGIApp) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
-        config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", lifespan="off")  # type: ignore[arg-type]
+        config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -170,6 +170,13 @@ def test_a_refused_handshake_keeps_its_answer(
     assert recorder.events == []
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop run until it holds, at most 10 s."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - it is the loop's own work that is waited for
+            await asyncio.sleep(0.001)
+
+
 class Peer:
     """The server's side of one WebSocket, by hand."""
 
@@ -218,8 +225,7 @@ def test_usage_is_recorded_as_it_goes(recorder: Any, tmp_path: Path) -> None:
         app = metered(recorder, tmp_path, websocket_record_messages=4)
         peer.give(CONNECT, *[HELLO] * 5)
         serving = asyncio.ensure_future(peer.serve(app))
-        while len(peer.outgoing) < 6:
-            await asyncio.sleep(0)
+        await until(lambda: len(peer.outgoing) == 6)
         seen = totals(recorder.events)
         assert seen == {"CONNECTIONS": 1, "MESSAGES": 8, "TOKENS": 8}
         peer.give(GONE)
@@ -237,8 +243,7 @@ def test_usage_of_a_quiet_connection_is_recorded_by_time(recorder: Any, tmp_path
         app = metered(recorder, tmp_path, websocket_record_s=0.02)
         peer.give(CONNECT, HELLO)
         serving = asyncio.ensure_future(peer.serve(app))
-        while "MESSAGES" not in totals(recorder.events):
-            await asyncio.sleep(0.005)
+        await until(lambda: "MESSAGES" in totals(recorder.events))
         assert not serving.done()
         peer.give(GONE)
         await serving
@@ -255,8 +260,7 @@ def test_the_close_waits_for_the_disk(recorder: Any, tmp_path: Path) -> None:
         peer = Peer()
         peer.give(CONNECT, HELLO, BYE)
         serving = asyncio.ensure_future(peer.serve(metered(recorder, tmp_path)))
-        while not recorder.holds:
-            await asyncio.sleep(0)
+        await until(lambda: recorder.holds)
         await asyncio.sleep(0.01)
         assert [message["type"] for message in peer.outgoing] == [
             "websocket.accept",

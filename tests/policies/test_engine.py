@@ -292,7 +292,7 @@ def test_a_mistake_of_ours_becomes_an_inbox_event(
 ) -> None:
     """What goes wrong inside is neither raised into the app nor silent, nor tells content."""
 
-    def broken(*_: object) -> None:
+    def broken(*_: object) -> Reason:
         raise KeyError("secret")
 
     made = Quantity(frozenset(), None, broken, None)
@@ -350,7 +350,7 @@ headers = st.lists(
     mode=st.sampled_from(["live", "shadow"]),
     said=st.fixed_dictionaries(
         {
-            "path": st.text().map(lambda text: "/" + text),
+            "path": st.text(st.characters(exclude_characters="\n")).map(lambda text: "/" + text),
             "query_string": st.binary(max_size=30),
             "request": bodies,
             "response": bodies,

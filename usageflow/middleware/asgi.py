@@ -294,6 +294,9 @@ class UsageFlowMiddleware:
             if message["type"] == "lifespan.startup":
                 self._recorder.start()
                 await self._get_ready()
+                await asyncio.get_running_loop().run_in_executor(
+                    None, self._feed.wait_for_keys, self._policy_wait_s
+                )
             return message
 
         async def send_observed(message: Message) -> None:
