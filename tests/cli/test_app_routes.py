@@ -110,6 +110,26 @@ def test_starlette(read: Read) -> None:
     assert [route.host for route in routes[:-1]] == [None] * 10
 
 
+def test_a_mount_s_own_routes_are_seen_behind_any_middleware(read: Read) -> None:
+    """Also one that keeps what it wraps where nobody looks; the mount knows its routes."""
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.routing import Mount, Route
+
+    class Secretive:
+        """A middleware with a name of its own for the app."""
+
+        def __init__(self, app: Any) -> None:
+            self.hidden = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            """Pass on."""
+            await self.hidden(scope, receive, send)
+
+    mount = Mount("/m", routes=[Route("/a", nothing, name="a")], middleware=[Middleware(Secretive)])
+    assert texts(read(Starlette(routes=[mount]))) == ["GET /m/a a"]
+
+
 def fastapi_app() -> Any:
     """Routers in routers, a mount in a router, static frontends, an app in the app."""
     from fastapi import APIRouter, FastAPI, WebSocket
