@@ -15,6 +15,7 @@ from usageflow.events import Identity, UsageEvent, decode, encode
 from usageflow.policies import Facts, Policy, PolicySet, evaluate
 from usageflow.policies import engine as engine_module
 from usageflow.policies.quantity import Quantity
+from usageflow.policies.reason import Reason
 
 MakePolicy = Callable[..., Policy]
 MakeFacts = Callable[..., Facts]

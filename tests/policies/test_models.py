@@ -73,7 +73,8 @@ def test_a_header_with_a_credential_is_no_identity(policy: MakePolicy, name: str
         policy(identify=[{"from": "header", "name": name}])
     message = (
         f"identify[1].name: {name.lower()!r} carries a credential, and an identity is stored "
-        'and sent to Stripe as it is; use from = "jwt" or from = "api_key", which keep the credential to themselves'
+        'and sent to Stripe as it is; use from = "jwt" or from = "api_key", which keep the '
+        "credential to themselves"
     )
     assert explain(refused.value, Policy) == [("identify", message)]
 
