@@ -230,11 +230,50 @@ def test_scanners_do_not_merge_routes() -> None:
     assert edge.told() == {"GET /orders": 1}
 
 
-def test_starlette_s_405_is_no_endpoint() -> None:
-    """Nor is a path that nobody has, though parameters were found for it."""
+def test_preflights_prove_nothing() -> None:
+    """CORS middleware welcomes them on any path."""
+    edge = Edge(switched({"/a": 200}))
+    edge.asks("OPTIONS /a", "OPTIONS /a", "/a")
+    assert edge.told() == {"GET /a": 1}
+
+
+def test_unauthenticated_probes_are_not_metered() -> None:
+    """Weakness 22: the vendor's middleware makes ledgers of its 404s and 405s."""
     edge = Edge(starlette())
-    edge.asks("DELETE /health", "/nothing", "DELETE /users/ann")
+    edge.asks("/.env", "/wp-admin/setup.php", "DELETE /health", "PUT /users/ann", "/users")
     assert edge.told() == {}
+
+
+def test_no_secret_leaves_the_edge() -> None:
+    """Weakness 17: the vendor's middleware sends tokens, cookies and passwords."""
+    secret = "hunter2-SECRET"
+
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        headers = [(b"content-type", b"application/json"), (b"set-cookie", secret.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    edge = Edge(echo)
+    one = scope("POST", "/login/7")
+    one["query_string"] = f"token={secret}".encode()
+    one["headers"] = [
+        (b"authorization", f"Bearer {secret}".encode()),
+        (b"cookie", f"sid={secret}".encode()),
+        (b"x-api-key", secret.encode()),
+    ]
+    observation = edge.discovery.begin(one, "/login/7")
+    assert observation
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": f'{{"password": "{secret}"}}'.encode()}
+
+    asyncio.run(observation.through(echo, receive, send))
+    data = edge.discovery.take()
+    assert data
+    assert b"password" in data
+    assert b"sid" in data
+    assert secret.encode() not in data
 
 
 def test_an_app_that_says_nothing_proves_nothing() -> None:
@@ -326,6 +365,7 @@ def test_a_report_that_is_lost_is_told_again() -> None:
     assert [(one.template, one.requests) for one in third] == [("/health", 2), ("/{rest:path}", 1)]
     edge.discovery.restore()
     assert report(edge.discovery) == third
+    assert edge.discovery.take() is None
 
 
 def test_a_report_is_small(monkeypatch: pytest.MonkeyPatch) -> None:

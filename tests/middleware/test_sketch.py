@@ -203,7 +203,7 @@ def test_claims_of_a_token_that_nobody_verified() -> None:
         "org.id": ("integer",),
     }
     for value in (
-        *(b"Bearer opaque", b"Bearer a.b", b"Bearer a.!.c", b"Bearer a.\xff.c", b"Basic e30.e30.x"),
+        *(b"Bearer opaque", b"Bearer a.b", b"Bearer a.b.c", b"Bearer a.\xff.c", b"Basic e30.e30.x"),
         *(b"Bearer e30.W10.x", b"Bearer " + b"e30." * 3, b"Bearer a." + b"e" * 9_000 + b".c", b""),
     ):
         assert sketch_of(look(request_headers=[(b"authorization", value)])).claims == {}

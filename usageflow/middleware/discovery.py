@@ -75,7 +75,8 @@ class _Tally:
 
     def absorb(self, other: "_Tally") -> "_Tally":
         """Both as one."""
-        self.requests += other.requests
+        if other.requests:  # nothing to add where another thread gives back what was told
+            self.requests += other.requests
         self.told += other.told
         self.sketch = merged(self.sketch, other.sketch)
         self.routed = self.routed or other.routed
@@ -182,7 +183,8 @@ class Discovery:
 
     def _learn(self, tally: "_Tally", seen: Observation) -> None:
         if not tally.known:
-            if seen.status is None or seen.status in PROVES_NOTHING:
+            preflight = seen.scope["method"] == "OPTIONS"
+            if seen.status is None or seen.status in PROVES_NOTHING or preflight:
                 return
             tally = self._prove(tally, seen)
         if tally is self._others or not seen.closely or seen.status is None:
@@ -223,7 +225,7 @@ class Discovery:
     def _news(self) -> Iterator[Endpoint]:
         for method, template, tally in self._templates.items():
             requests, sketch = tally.requests - tally.told, tally.sketch
-            if requests or sketch is not NO_SKETCH:
+            if requests or sketch != NO_SKETCH:
                 tally.told += requests
                 tally.sketch = NO_SKETCH
                 yield Endpoint(method, template, requests, tally.routed, sketch)
