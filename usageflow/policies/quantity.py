@@ -24,26 +24,23 @@ from usageflow.policies.facts import (
 from usageflow.policies.interpreter import Budget
 from usageflow.policies.json_text import can_be_skimmed, decode_json, is_json, skim_json
 from usageflow.policies.media import json_text
-from usageflow.policies.parts import PARTS
-from usageflow.policies.parts import needed_parts as needed_parts  # noqa: PLC0414 - for the engine
+from usageflow.policies.parts import PARTS, needed_parts
 from usageflow.policies.query import query_pairs
 from usageflow.policies.reason import Reason
 from usageflow.policies.routes import Template
-from usageflow.policies.tally import PIECES, Piece, Tally, needles_of
+from usageflow.policies.tally import PIECES, TOO_MUCH_AT_ONCE, Piece, Tally, needles_of
 
 _PLAIN_INT_MAX: Final = 10**18
 """Below it an int needs no further check: it is in plain notation and has few enough digits."""
 _LABEL_CHARS_MAX: Final = 100
 """An expression up to this length names itself in a reason."""
 _EVENTS: Final = PIECES["body"]
-_PIECEWISE: Final = frozenset(PIECES.values())
+_NO_PIECES: Final[Mapping[tuple[str, str], None]] = dict.fromkeys(PIECES.values())
 _PART_NAMES: Final = 2
 """Names that lead to a part; those after them are members of it."""
-_EVENT_STEPS: Final = 8
-"""What reading the shortest event takes, in steps of an evaluation."""
-_BYTES_PER_STEP: Final = 64
-"""JSON of an event that is read in the time of one step."""
-_TOO_MUCH_AT_ONCE: Final = Reason("more events came at once than can be measured")
+_SKIM_STEPS, _SKIM_BYTES_PER_STEP = 8, 128
+_SEARCH_STEPS, _SEARCH_BYTES_PER_STEP = 25, 16
+"""What the shortest event takes in steps of an evaluation, and how much more JSON takes a step."""
 
 _BodyOf: TypeAlias = Callable[[Facts], tuple[Body, Headers, str]]
 _BODIES: Final[dict[tuple[str, ...], _BodyOf]] = {
@@ -76,10 +73,6 @@ class Quantity:
     read: QuantityReader
     tally: Callable[[Facts, Sequence[str]], Tally] | None
 
-    def __call__(self, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
-        """See `read`."""
-        return self.read(facts, segments)
-
 
 def compile_quantity(
     quantity: Decimal | str, template: Template, stream: Literal["last", "sum"] = "last"
@@ -90,7 +83,7 @@ def compile_quantity(
     measure = _Measure(Expression.of(quantity), template, summed=stream == "sum")
     body_of = _BODIES.get((measure.expression.keys or ())[:_PART_NAMES]) if measure.keys else None
     read = measure.search if body_of is None else partial(measure.skim, body_of)
-    piecewise = not measure.parts.isdisjoint(_PIECEWISE)
+    piecewise = not measure.parts.isdisjoint(_NO_PIECES)
     return Quantity(measure.parts, None, read, measure.tally if piecewise else None)
 
 
@@ -106,6 +99,14 @@ class _Measure:
         self.keys = path[_PART_NAMES:] if can_be_skimmed(path) else ()
         self.expression = expression
         self._label = text if len(text) <= _LABEL_CHARS_MAX else "the quantity"
+        self._paths = {
+            pair: [
+                path[_PART_NAMES:]
+                for path in expression.mentions
+                if path[:_PART_NAMES] == pair[: len(path)]
+            ]
+            for pair in _NO_PIECES.keys() & self.parts
+        }
         self._readers = [(pair, _PARTS[pair]) for pair in sorted(self.parts)]
         self._template = template
         self._summed = summed
@@ -148,15 +149,12 @@ class _Measure:
         pair = PIECES[piece]
         if pair not in self.parts:
             return None
-        try:
-            budget.charge(_EVENT_STEPS + len(data) // _BYTES_PER_STEP)
-            if self.keys:
-                return self._skimmed(data)
-            return self._searched(facts, segments, pair, data, budget)
-        except TimeoutError:
-            return _TOO_MUCH_AT_ONCE
+        if self.keys:
+            return self._skimmed(data, budget)
+        return self._searched(facts, segments, pair, data, budget)
 
-    def _skimmed(self, data: bytes) -> Decimal | Reason | None:
+    def _skimmed(self, data: bytes, budget: Budget) -> Decimal | Reason | None:
+        budget.steps -= _SKIM_STEPS + len(data) // _SKIM_BYTES_PER_STEP
         found = skim_json(data, self.keys, "an event")
         if isinstance(found, Reason):
             return found if is_json(data) else None
@@ -170,21 +168,24 @@ class _Measure:
         data: bytes,
         budget: Budget,
     ) -> Decimal | Reason | None:
+        lists = data.count(b"[") + data.count(b"{")
+        budget.steps -= _SEARCH_STEPS + len(data) // _SEARCH_BYTES_PER_STEP + lists
         content = decode_json(data, "an event")
         if isinstance(content, Reason):
             return content if is_json(data) else None
-        if not any(_found(content, path) for path in self._paths(pair)):
+        if not any(_found(content, path) for path in self._paths[pair]):
             return None
-        document = self._document(facts, segments, dict.fromkeys(_PIECEWISE) | {pair: content})
-        if isinstance(document, Reason):
-            return document
-        value = self.expression.search(document, budget)
-        budget.charge(0)  # what stopped the search must stop the caller
+        document = self._document(facts, segments, {**_NO_PIECES, pair: content})
+        value = (
+            document if isinstance(document, Reason) else self.expression.search(document, budget)
+        )
+        if budget.steps < 0:
+            return TOO_MUCH_AT_ONCE
         return None if value is None else self._judged(value)
 
     def _without_pieces(self, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
         """What a stream is worth in which no event has any of the members that are asked for."""
-        document = self._document(facts, segments, dict.fromkeys(_PIECEWISE))
+        document = self._document(facts, segments, _NO_PIECES)
         value = document if isinstance(document, Reason) else self.expression.search(document)
         if value is None or isinstance(value, Reason):
             whole = "event of the stream" if _EVENTS in self.parts else "message"
@@ -193,16 +194,8 @@ class _Measure:
 
     def _needles(self) -> frozenset[bytes] | None:
         """The last names of the paths into a piece: without any of them there is no value."""
-        paths = [path for pair in _PIECEWISE & self.parts for path in self._paths(pair)]
+        paths = [path for found in self._paths.values() for path in found]
         return needles_of([path[-1] for path in paths]) if all(paths) else None
-
-    def _paths(self, pair: tuple[str, str]) -> list[tuple[str, ...]]:
-        """The paths into one part; an empty one is all of it."""
-        return [
-            path[_PART_NAMES:]
-            for path in self.expression.mentions
-            if path[:_PART_NAMES] == pair[: len(path)]
-        ]
 
     def _document(
         self, facts: Facts, segments: Sequence[str], given: Mapping[tuple[str, str], JSON]

@@ -25,6 +25,7 @@ PieceReader: TypeAlias = Callable[[bytes, Piece, Budget], Decimal | Reason | Non
 """What one piece is worth; None if there is no value in it."""
 
 TOO_LARGE: Final = Reason("an event of the stream is too large to be measured")
+TOO_MUCH_AT_ONCE: Final = Reason("more came at once than can be measured")
 
 _EXACT: Final = Context(prec=100, traps=[Inexact])
 """10^60 quantities of 38 digits can be added up exactly."""
