@@ -14,12 +14,17 @@ holds any values. No regular expression runs for a request, except for typed par
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from usageflow.policies.paths import CASE, FINAL_SLASH, NEWLINE, WERKZEUG
 
 TEMPLATE_CHARS_MAX: Final = 500
 """Longest template; it is recorded in each event as its route (events.TEXT_CHARS_MAX)."""
+
+ROUTES_CACHED_MAX: Final = 8_192
+"""Parsed routes remembered: a route is read once for each question a policy is asked while it is
+loaded. Some 8 MB when full."""
 
 _ALONE = "ANY"
 _TOKEN = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]{1,32}")
@@ -80,6 +85,7 @@ class Route:
         return self.methods is None or methods is None or not self.methods.isdisjoint(methods)
 
 
+@lru_cache(ROUTES_CACHED_MAX)
 def parse_route(text: str) -> Route:
     """Read `METHOD /template`. Raises ValueError with what is wrong and how to write it."""
     methods, slash, rest = text.partition("/")
