@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usageflow._types import Headers
 from usageflow.policies.facts import Facts
 from usageflow.policies.quantity import compile_quantity
 from usageflow.policies.reason import Reason
@@ -186,6 +187,105 @@ def test_an_expression_that_yields_no_number_says_why(
 def test_a_status_that_never_came_is_null(facts: Callable[..., Facts]) -> None:
     """Without a response there is no status to count by."""
     assert measured("response.status", facts(status=None)) == Reason("response.status is null")
+
+
+FORM = [(b"content-type", b"application/x-www-form-urlencoded")]
+
+
+@pytest.mark.parametrize(
+    ("expression", "headers", "body", "value"),
+    [
+        ("request.body.usage.n", [], b'{"usage": {"n": 0.5}}', "0.5"),
+        ("to_number(request.body.n)", FORM, b"n=7", "7"),
+        ("request.body.n", FORM, b"n=7", "request.body.n is text, not a number"),
+        ("request.body.m", FORM, b"n=7", "request.body.m is missing"),
+        (
+            "request.body.n",
+            [(b"content-type", b"application/json; charset=utf-16")],
+            '{"n": 7}'.encode("utf-16-le"),
+            "7",
+        ),
+        ("request.body.n", [(b"content-type", b"x/y; charset=?")], b'{"n": 7}', "request body has"),
+        ('request.body."a\\"b"', [], b'{"a\\"b": 7}', "7"),
+        ("request.body", [], b"7", "7"),
+    ],
+)
+def test_the_request_is_read_like_the_response(
+    facts: Callable[..., Facts], expression: str, headers: Headers, body: bytes, value: str
+) -> None:
+    """By its content type, which says whether there is a number to be found at once."""
+    found = measured(expression, facts(request=body, request_headers=headers))
+    text = found.text if isinstance(found, Reason) else str(found)
+    assert text.startswith(value)
+
+
+def test_a_large_body_is_measured_where_the_number_has_a_place(
+    facts: Callable[..., Facts],
+) -> None:
+    """What is too costly to read as a whole is a reason only for what needs the whole."""
+    seen = facts(
+        response=b'{"x": [%b], "usage": {"total_tokens": 7}}' % b",".join([b"[]"] * 200_000)
+    )
+    assert measured(TOKENS, seen) == 7
+    too_many = Reason("response body holds too many values to be measured")
+    assert measured(SAME_THE_LONG_WAY, seen) == too_many
+
+
+def test_a_websocket_has_counters(facts: Callable[..., Facts]) -> None:
+    """Under the names of the documentation; other requests have none."""
+    seen = facts(websocket={"messages": 3, "seconds": Decimal("1.5")})
+    assert measured("websocket.messages", seen) == 3
+    assert measured("mul(websocket.seconds, `2`)", seen) == 3
+    assert measured("websocket.messages", facts()) == Reason(
+        "websocket.messages is not of this request"
+    )
+
+
+@pytest.mark.parametrize(
+    ("expression", "taken"),
+    [
+        ("websocket.sent.n", Decimal(3)),
+        ("websocket.received.n", Decimal(10)),
+        ("websocket.sent.n || websocket.received.n", Decimal(13)),
+        ("length(websocket.sent)", Decimal(3)),
+        ("websocket.sent.s", Reason("websocket.sent.s is text, not a number")),
+        ("websocket.sent.nope", None),
+        ("add(websocket.sent.m, `1`)", None),
+    ],
+)
+def test_messages_are_measured_one_by_one(
+    facts: Callable[..., Facts], expression: str, taken: Decimal | Reason | None
+) -> None:
+    """In the direction that the expression names; what is no JSON has no value."""
+    begin = compile_quantity(expression, parse_template("/"), "sum").tally
+    assert begin is not None
+    tally = begin(facts(), [""])
+    tally.add(b'{"n": 10}', "received")
+    tally.add(b'{"n": 1}', "sent")
+    tally.add(b'{"n": 2, "s": "x"}', "sent")
+    tally.add(b"binary", "sent")
+    assert tally.take() == taken
+    assert tally.take() is None
+    assert tally.result() == Reason(f"{expression} is in no message")
+
+
+@pytest.mark.parametrize("quantity", [Decimal(1), "request.body.n", "response.bytes", "`5`"])
+def test_what_takes_nothing_piece_by_piece_has_no_tally(quantity: Decimal | str) -> None:
+    """It is read from the complete exchange, stream or not."""
+    compiled = compile_quantity(quantity, parse_template("/"))
+    assert compiled.tally is None
+    assert compiled.constant == (quantity if isinstance(quantity, Decimal) else None)
+
+
+def test_an_event_beyond_our_limits_is_not_passed_over(facts: Callable[..., Facts]) -> None:
+    """What is JSON but too deep or too large may hold the value: nobody knows."""
+    for event in (b'{"n": %b}' % (b"[" * 9_000 + b"]" * 9_000), b'{"n": %b}' % (b"1" * 200)):
+        for expression in ("response.body.n", "add(response.body.n, `0`)"):
+            begin = compile_quantity(expression, parse_template("/")).tally
+            assert begin is not None
+            tally = begin(facts(), [""])
+            tally.add(event)
+            assert isinstance(tally.take(), Reason)
 
 
 json_values = st.recursive(
