@@ -89,7 +89,8 @@ def test_paths_are_bounded() -> None:
     assert paths_of(deep) == {"a.a.a.a.a.a": ("object",)}
     wide: Any = {f"k{chr(97 + i)}": {f"k{chr(97 + j)}": 1 for j in range(25)} for i in range(25)}
     assert len(paths_of(wide)) == sketch.PATHS_MAX
-    assert paths_of([[[[[[1] * 100] * 100] * 100] * 100] * 100]) == {}
+    lists = paths_of([[[[[[1] * 100] * 100] * 100] * 100] * 100])
+    assert set(lists.values()) == {("array",)}, "their numbers are too far away"
     assert paths_of([1] * 10_000 + ["late"]) == {"[]": ("integer",)}
 
 
@@ -193,6 +194,28 @@ def test_a_stream_is_its_last_events() -> None:
     lines = b'{"a": 1}\n{"a": "x"}\n'
     found = sketch_of(look(response_headers=headers, response_body=lines)).response
     assert found == {"a": ("integer", "string")}
+
+
+def test_an_endless_stream_of_nothing_costs_little() -> None:
+    """Only the last lines are looked at."""
+    headers = [(b"content-type", b"text/event-stream")]
+    body = b'data: {"early": 1}\n' + b"\n" * sketch.LINES_MAX
+    assert sketch_of(look(response_headers=headers, response_body=body)).response == {}
+    assert sketch_of(look(response_headers=headers, response_body=body[:-2])).response
+
+
+def test_of_very_many_names_some_are_told() -> None:
+    """Not all are looked at."""
+    names = [b"n" + bytes([97 + n // 26, 97 + n % 26]) for n in range(26 * 26)]
+    many = look(
+        request_headers=[(name, b"") for name in names]
+        + [(b"cookie", b";".join(name + b"=1" for name in names))],
+        query_string=b"&".join(name + b"=1" for name in names),
+    )
+    found = sketch_of(many)
+    assert len(found.headers) == len(found.cookies) == len(found.query) == sketch.NAMES_MAX
+    longer = b"a=1&" * sketch.TEXT_BYTES_MAX
+    assert sketch_of(look(query_string=longer)).query == ()
 
 
 def test_claims_of_a_token_that_nobody_verified() -> None:

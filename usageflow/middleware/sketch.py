@@ -31,16 +31,20 @@ KEYS_MAX: Final = 30
 """Keys of an object; one with more is a table of values, and its keys are `*`."""
 ITEMS_MAX: Final = 10
 """Items of a list that are looked at; the others are like them."""
-NODES_MAX: Final = 2_000
+NODES_MAX: Final = 1_000
 """Values of a document that are looked at; bounds the time a look takes."""
 NAMES_MAX: Final = 50
 """Names told of one kind."""
-TOKEN_BYTES_MAX: Final = 8_192
-"""Longest token that is looked into; servers take headers of about this size."""
+FIELDS_MAX: Final = 500
+"""Headers, parameters or cookies of a request whose names are looked at."""
+TEXT_BYTES_MAX: Final = 8_192
+"""Longest token and query that is looked into; most servers take no longer ones."""
 DECODED_BYTES_MAX: Final = 262_144
 """Most bytes that a body is decoded to."""
 DECODE_CPU_S_MAX: Final = 0.005
 """Longest time that takes, on the event loop."""
+LINES_MAX: Final = 100
+"""Lines at the end of a stream that are looked at; most are no events."""
 EVENTS_MAX: Final = 5
 """Events at the end of a stream that are looked at; usage is told in the last ones."""
 
@@ -101,13 +105,14 @@ class Look(NamedTuple):
 
 def sketch_of(look: Look) -> Sketch:
     """The names and types of one exchange."""
-    names = [_text(name).lower() for name, _ in look.request_headers]
+    names = (_text(name).lower() for name, _ in look.request_headers)
+    query = query_pairs(look.query_string) if len(look.query_string) <= TEXT_BYTES_MAX else []
     return Sketch(
         request=_body_paths(look.request_body, look.request_headers),
         response=_body_paths(look.response_body, look.response_headers),
         claims=_claims(look.request_headers),
         headers=_names(name for name in names if not _COMMON.fullmatch(name)),
-        query=_names(name for name, _ in query_pairs(look.query_string)),
+        query=_names(name for name, _ in query),
         cookies=_names(_cookies(look.request_headers)),
         request_types=_names(_media_types(look.request_headers)),
         response_types=_names(_media_types(look.response_headers)),
@@ -134,11 +139,11 @@ def paths_of(document: JSON) -> Paths:
     """Where the values of a document are, and of which types; those near its top come first."""
     found: dict[str, set[str]] = {}
     waiting = deque([("", document, 0)])
-    for _ in range(NODES_MAX):
-        if not waiting:
-            break
+    left = NODES_MAX
+    while waiting:
         path, value, depth = waiting.popleft()
-        inside = list(_inside(path, value)) if depth < DEPTH_MAX else []
+        inside = list(islice(_inside(path, value), left)) if depth < DEPTH_MAX else []
+        left -= len(inside)
         if inside:
             waiting.extend((place, inner, depth + 1) for place, inner in inside)
         elif path and (path in found or len(found) < PATHS_MAX):
@@ -176,7 +181,7 @@ def _name(text: str) -> str:
 
 
 def _names(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(islice(dict.fromkeys(map(_name, texts)), NAMES_MAX))
+    return tuple(islice(dict.fromkeys(map(_name, islice(texts, FIELDS_MAX))), NAMES_MAX))
 
 
 def _body_paths(body: bytes, headers: Headers) -> Paths:
@@ -207,9 +212,8 @@ def _document(body: bytes, headers: Headers) -> JSON | Reason:
 
 def _events(tail: bytes) -> Iterator[JSON]:
     """The last documents of a stream: lines of JSON, behind `data:` in an event stream."""
-    lines = tail.splitlines()
     found = 0
-    for line in reversed(lines):
+    for line in reversed(tail.rsplit(b"\n", LINES_MAX)[-LINES_MAX:]):
         document = decode_json(line.removeprefix(b"data:"), "event")
         if isinstance(document, dict):
             found += 1
@@ -229,7 +233,7 @@ def _claims(headers: Headers) -> Paths:
 def _payload(token: bytes) -> JSON:
     """What a JWT says (RFC 7519), believed by nobody; nothing for any other token."""
     parts = token.split(b".", 3)
-    if len(parts) != _JWT_PARTS or len(token) > TOKEN_BYTES_MAX:
+    if len(parts) != _JWT_PARTS or len(token) > TEXT_BYTES_MAX:
         return None
     try:
         text = base64.urlsafe_b64decode(parts[1] + b"=" * (-len(parts[1]) % 4))
