@@ -9,7 +9,9 @@ import pytest
 
 from usageflow.events import UsageEvent
 from usageflow.middleware.rehearsal import REHEARSED, rehearse
+from usageflow.policies import PolicySet, parse_file
 from usageflow.policies.examples import Example
+from usageflow.policies.surroundings import Surroundings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = """
@@ -146,3 +148,19 @@ def test_a_response_without_a_body_ends_with_its_head(kit: Any) -> None:
         said = {"name": "e", "request": "GET /metered", "expect": [], "aborted": True, **values}
         (event,) = rehearse(policies, Example.model_validate(said), now=NOW)
         assert not str(event.reason).startswith("aborted")
+
+
+def test_conditions_and_path_rules_hold_as_in_the_app(kit: Any) -> None:
+    """Headers, query and the undecoded path are what a policy set matches by."""
+    toml = kit.calls + 'header = { x-plan = "paid" }\nquery = { n = "*" }\n'
+    policies = kit.policy_set(toml)
+    paid = {"name": "e", "request": "GET /metered?n=1", "expect": []}
+    free = {**paid, "request_headers": {"x-plan": "paid"}, "request": "GET /metered"}
+    for values, events in ((paid, 0), (free, 0), ({**free, **paid}, 1)):
+        assert len(rehearse(policies, Example.model_validate(values), now=NOW)) == events
+    parsed = parse_file(kit.calls.replace("/metered", "/files/:name"), "p.toml")
+    slashes = Surroundings(path_rules=frozenset(("encoded-slash",)))
+    encoded = Example.model_validate({**paid, "request": "GET /files/a%2Fb"})
+    for surroundings, events in ((Surroundings(), 0), (slashes, 1)):
+        policies = PolicySet.build(parsed.policies, surroundings)
+        assert len(rehearse(policies, encoded, now=NOW)) == events

@@ -108,6 +108,16 @@ def test_a_policy_under_a_condition_meters_partly(policy: Make) -> None:
     assert (rest.status, rest.reason) == ("metered", "free plan")
 
 
+def test_every_policy_under_a_condition_is_named(policy: Make) -> None:
+    """Also a less specific one of the same metric: it counts what the other does not."""
+    policies = [
+        policy(name="item", match="GET /items/:id", header={"x-plan": "paid"}),
+        policy(name="all", match="GET /*", query={"metered": "*"}),
+    ]
+    assert set(only([ITEM], policies).conditional) == {"item", "all"}
+    assert covered([ITEM], policies).idle_policies == ()
+
+
 def test_a_condition_on_the_host_is_met_by_the_host_of_the_requests(policy: Make) -> None:
     """Which the route or the caller names; under another host the policy says nothing."""
     hosted = policy(match="GET /a", host="api.example.com")
