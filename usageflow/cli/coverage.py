@@ -51,7 +51,8 @@ def _cells(covered: Covered, shadow: Collection[str]) -> tuple[str, ...]:
     told += [f"{name} (conditional)" for name in covered.conditional]
     remarks = [", ".join(told)] if told else []
     remarks += [f"exempt: {covered.reason}"] if covered.reason else []
-    remarks += [f"not {covered.missed}"] if covered.missed else []
+    if remarks and covered.missed:  # else it is the whole route
+        remarks.append(f"not {covered.missed}")
     template = f"{route.host}{route.template}" if route.host else route.template
     return covered.status, route.method, template, route.name, "; ".join(remarks)
 
