@@ -178,7 +178,7 @@ def test_a_quotient_is_the_nearest_quantity(dividend: int, divisor: int) -> None
 def test_a_budget_is_shared() -> None:
     """What one evaluation spends, the next one has not."""
     budget = Budget(10)
-    expression = Expression("a.b.c")
+    expression = Expression("a.b.c || @")
     assert expression.search({"a": {"b": {"c": 1}}}, budget) == 1
     assert expression.search({"a": {"b": {"c": 1}}}, budget) == 1
     assert isinstance(expression.search({"a": {"b": {"c": 1}}}, budget), Reason)

@@ -36,7 +36,7 @@ _decoder = msgspec.json.Decoder(float_hook=Decimal)
 _LITERAL = re.compile(r"`((?:[^`\\]|\\.)*)`", re.DOTALL)
 _NOT_JSON: Final = "text between backticks must be JSON; write '...' for a text"
 _NAMES = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
-"""The usual expression; its tree is known without the parser, which takes 30 µs."""
+"""The usual expression. It needs no parser and no tree: of thousands, that is what takes time."""
 _RESCOPING: Final = frozenset(
     (
         "filter_projection",
@@ -82,12 +82,14 @@ class Expression:
     def __init__(self, text: str) -> None:
         """Compile. Raises ValueError with the column of what is wrong."""
         self.text = text
-        self._tree = _compile(text)
-        self.keys = _path(self._tree) or None
-        found: set[tuple[str, ...]] = set()
-        _mentions(self._tree, found)
+        chain = len(text) <= EXPRESSION_CHARS_MAX and _NAMES.fullmatch(text)
+        self._tree = None if chain else _compile(text)
+        self.keys = tuple(text.split(".")) if chain else _path(self._tree) or None
+        found = {self.keys} if self.keys else set[tuple[str, ...]]()
+        if self.keys is None:
+            _mentions(self._tree, found)
         self.mentions = frozenset(found)
-        self.yields = _kind(self._tree)
+        self.yields = None if self.keys else _kind(self._tree)
 
     @staticmethod
     @lru_cache(EXPRESSIONS_KEPT)
@@ -100,6 +102,8 @@ class Expression:
 
         Spends `budget`; without one it may take EVALUATION_STEPS_MAX.
         """
+        if self._tree is None:
+            return _at(self.keys or (), document)
         try:
             return evaluate(self._tree, document, budget or Budget())
         except TimeoutError:
@@ -123,14 +127,13 @@ def _compile(text: str) -> JSON:
         raise ValueError(f"{len(text)} characters; at most {EXPRESSION_CHARS_MAX}")
     if not text.strip():
         raise ValueError("an empty expression")
-    if _NAMES.fullmatch(text):
-        fields = [{"type": "field", "children": [], "value": name} for name in text.split(".")]
-        return {"type": "subexpression", "children": fields}
     try:
         for token in lexer.Lexer().tokenize(text) if "`" in text else ():
             if text[token["start"] : token["start"] + 1] == "`":
                 _check_literal(text, token["start"], token["value"])
-        tree = _exact(jmespath.compile(text).parsed)
+        tree = jmespath.compile(text).parsed
+        if "`" in text:
+            tree = _exact(tree)
     except exceptions.LexerError as error:
         raise ValueError(f"column {error.lexer_position + 1}: {error.message}") from None
     except exceptions.ParseError as error:
@@ -203,6 +206,12 @@ def _path(node: JSON) -> tuple[str, ...] | None:
             paths = [_path(child) for child in node["children"]]
             return None if None in paths else tuple(name for path in paths for name in path or ())
     return None
+
+
+def _at(keys: tuple[str, ...], document: JSON) -> JSON:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 def _mentions(node: JSON, found: set[tuple[str, ...]]) -> None:

@@ -5,9 +5,10 @@ Checks at save time what would fail for every request. Evaluates nothing.
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
-from usageflow.policies.expressions import Expression
+from usageflow.policies.expressions import EXPRESSIONS_KEPT, Expression
 from usageflow.policies.routes import Route
 from usageflow.policies.suggestions import did_you_mean
 
@@ -51,6 +52,7 @@ _NOT_OF_WEBSOCKETS: Final = {
 """Parts that a WebSocket has not, and what is meant."""
 
 
+@lru_cache(EXPRESSIONS_KEPT)
 def needed_parts(quantity: Decimal | str) -> frozenset[tuple[str, str]]:
     """The (section, part) pairs of the document that this quantity takes."""
     if isinstance(quantity, Decimal):

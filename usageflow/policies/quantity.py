@@ -93,23 +93,20 @@ class _Measure:
     `keys` lead to a place in one part, if the expression is nothing else and can be skimmed for.
     """
 
+    __slots__ = ("_summed", "_template", "expression", "keys", "parts")
+
     def __init__(self, expression: Expression, template: Template, *, summed: bool) -> None:
-        path, text = expression.keys or (), expression.text
-        self.parts = needed_parts(expression.text)
-        self.keys = path[_PART_NAMES:] if can_be_skimmed(path) else ()
+        path = expression.keys or ()
         self.expression = expression
-        self._label = text if len(text) <= _LABEL_CHARS_MAX else "the quantity"
-        self._paths = {
-            pair: [
-                path[_PART_NAMES:]
-                for path in expression.mentions
-                if path[:_PART_NAMES] == pair[: len(path)]
-            ]
-            for pair in _NO_PIECES.keys() & self.parts
-        }
-        self._readers = [(pair, _PARTS[pair]) for pair in sorted(self.parts)]
+        self.keys = path[_PART_NAMES:] if can_be_skimmed(path) else ()
+        self.parts = needed_parts(expression.text)
         self._template = template
         self._summed = summed
+
+    @property
+    def _label(self) -> str:
+        text = self.expression.text
+        return text if len(text) <= _LABEL_CHARS_MAX else "the quantity"
 
     def skim(self, body_of: _BodyOf, facts: Facts, segments: Sequence[str]) -> Decimal | Reason:
         """The usual case: one number at a fixed place of a body."""
@@ -173,7 +170,7 @@ class _Measure:
         content = decode_json(data, "an event")
         if isinstance(content, Reason):
             return content if is_json(data) else None
-        if not any(_found(content, path) for path in self._paths[pair]):
+        if not any(_found(content, path) for path in self._paths(pair)):
             return None
         document = self._document(facts, segments, {**_NO_PIECES, pair: content})
         value = (
@@ -194,15 +191,23 @@ class _Measure:
 
     def _needles(self) -> frozenset[bytes] | None:
         """The last names of the paths into a piece: without any of them there is no value."""
-        paths = [path for found in self._paths.values() for path in found]
+        paths = [path for pair in _NO_PIECES.keys() & self.parts for path in self._paths(pair)]
         return needles_of([path[-1] for path in paths]) if all(paths) else None
+
+    def _paths(self, pair: tuple[str, str]) -> list[tuple[str, ...]]:
+        """The paths into one part; an empty one is all of it."""
+        return [
+            path[_PART_NAMES:]
+            for path in self.expression.mentions
+            if path[:_PART_NAMES] == pair[: len(path)]
+        ]
 
     def _document(
         self, facts: Facts, segments: Sequence[str], given: Mapping[tuple[str, str], JSON]
     ) -> JSON | Reason:
         document: dict[str, dict[str, JSON]] = {section: {} for section in PARTS}
-        for pair, read in self._readers:
-            value = given[pair] if pair in given else read(facts, self._template, segments)
+        for pair in sorted(self.parts):
+            value = given[pair] if pair in given else _PARTS[pair](facts, self._template, segments)
             if isinstance(value, Reason):
                 return value
             document[pair[0]][pair[1]] = value
