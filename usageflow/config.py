@@ -60,10 +60,12 @@ class Settings:
     stream_event_bytes_max: int = _setting(
         1_048_576, "largest single event of a stream that is measured; a larger one is passed over"
     )
-    websocket_record_s: float = _setting(
-        10.0, "how often the usage of an open WebSocket is recorded; a crash may lose this much"
+    part_interval_s: float = _setting(
+        10.0,
+        "how often the usage of an open WebSocket or summed stream is recorded; a crash may lose "
+        "this much of it",
     )
-    websocket_record_messages: int = _setting(
+    part_messages: int = _setting(
         100, "messages after which the usage of an open WebSocket is recorded, if that is sooner"
     )
     path_rules: str | None = _setting(

@@ -69,7 +69,6 @@ class Talk:
         events = evaluate_part(
             self.match,
             self.facts,
-            recorded=self.facts.recorded,
             last=last,
             now=NOW,
             new_id=lambda: str(next(self._ids)),

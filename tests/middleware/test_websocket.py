@@ -222,7 +222,7 @@ def test_usage_is_recorded_as_it_goes(recorder: Any, tmp_path: Path) -> None:
 
     async def run() -> None:
         peer = Peer()
-        app = metered(recorder, tmp_path, websocket_record_messages=4)
+        app = metered(recorder, tmp_path, part_messages=4)
         peer.give(CONNECT, *[HELLO] * 5)
         serving = asyncio.ensure_future(peer.serve(app))
         await until(lambda: len(peer.outgoing) == 6)
@@ -240,7 +240,7 @@ def test_usage_of_a_quiet_connection_is_recorded_by_time(recorder: Any, tmp_path
 
     async def run() -> None:
         peer = Peer()
-        app = metered(recorder, tmp_path, websocket_record_s=0.02)
+        app = metered(recorder, tmp_path, part_interval_s=0.02)
         peer.give(CONNECT, HELLO)
         serving = asyncio.ensure_future(peer.serve(app))
         await until(lambda: "MESSAGES" in totals(recorder.events))

@@ -25,6 +25,7 @@ class Seen:
     duration_ms: int = 12
     started_at_s: float = 1_800_000_000.0
     tallies: dict[Any, Any] = field(default_factory=dict)
+    recorded: set[Any] = field(default_factory=set)
     known: dict[str, object] = field(default_factory=dict)
     websocket: dict[str, Any] = field(default_factory=dict)
     aborted: str | None = None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,9 @@ from usageflow.middleware.exchange import NO_PROVIDERS, Exchange
 from usageflow.middleware.feed import Feed, open_feed
 from usageflow.middleware.limits import Limits
 from usageflow.middleware.metadata import Provider, check_providers
+from usageflow.middleware.parts import Pace, PartTimer
 from usageflow.middleware.usage_asked import ask_for_usage
-from usageflow.middleware.websocket import Pace, refuse_websocket, serve_websocket
+from usageflow.middleware.websocket import refuse_websocket, serve_websocket
 from usageflow.policies import Match, evaluate, evaluate_part
 from usageflow.policies.paths import route_path
 from usageflow.recorder import Hold, Recorder
@@ -93,7 +95,7 @@ class UsageFlowMiddleware:
         self._recorder = recorder or Recorder.of(settings)
         self._durable = settings.durability == "durable"
         self._limits = Limits.of(settings)
-        self._websocket_pace = Pace(settings.websocket_record_s, settings.websocket_record_messages)
+        self._pace = Pace(settings.part_interval_s, settings.part_messages)
         self._policy_wait_s = settings.policy_wait_s
         self._ready = False
         self._waited = False
@@ -156,12 +158,6 @@ class UsageFlowMiddleware:
             exchange.received(message)
             return message
 
-        def send_held(message: Message) -> Awaitable[None]:
-            if not exchange.sends(message):
-                return send(message)  # the server's own awaitable: passing costs no coroutine
-            hold = self._settle(match, exchange, started_s)
-            return send(message) if hold is None else _send_after(hold, send, message)
-
         given: Receive = receive_observed
         if match.include_usage:
             scope, given, send = await ask_for_usage(
@@ -169,7 +165,7 @@ class UsageFlowMiddleware:
             )
             exchange.scope = scope  # the one in which the app keeps its state
         try:
-            await self._app(scope, given, send_held)
+            await self._app(scope, given, self._holding(match, exchange, started_s, send))
         except BaseException as error:
             if not exchange.settled:
                 exchange.fail(error)
@@ -180,6 +176,22 @@ class UsageFlowMiddleware:
         if not exchange.settled:
             exchange.abandon()
             self._settle(match, exchange, started_s)
+
+    def _holding(self, match: Match, exchange: Exchange, started_s: float, send: Send) -> Send:
+        """A `send` that holds back the message that completes the response."""
+        parts: PartTimer | None = None
+        if match.grows:
+            parts = PartTimer(self._pace.seconds, partial(self._record_stream, match, exchange))
+
+        def send_held(message: Message) -> Awaitable[None]:
+            if exchange.sends(message):
+                hold = self._settle(match, exchange, started_s)
+                return send(message) if hold is None else _send_after(hold, send, message)
+            if parts is not None and exchange.tallies:
+                parts.moved()
+            return send(message)  # the server's own awaitable: passing costs no coroutine
+
+        return send_held
 
     async def _metered_websocket(
         self, match: Match, path: str, scope: Scope, receive: Receive, send: Send
@@ -192,7 +204,9 @@ class UsageFlowMiddleware:
         )
 
         def record(*, last: bool) -> Hold | None:
-            return self._record_part(match, conversation, last=last)
+            hold = self._record_part(match, conversation, last=last)
+            conversation.was_recorded()
+            return hold
 
         await serve_websocket(
             self._app,
@@ -201,7 +215,7 @@ class UsageFlowMiddleware:
             send,
             conversation=conversation,
             record=record,
-            pace=self._websocket_pace,
+            pace=self._pace,
         )
 
     def _match(self, method: str, scope: Scope) -> tuple[Match | None, str]:
@@ -220,18 +234,22 @@ class UsageFlowMiddleware:
             return None, ""
         return match, path
 
-    def _record_part(self, match: Match, talk: Conversation, *, last: bool) -> Hold | None:
-        """Record what a WebSocket carried since the last time; only its end is waited for."""
+    def _record_stream(self, match: Match, exchange: Exchange) -> None:
+        if not exchange.settled:
+            self._record_part(match, exchange, last=False)
+
+    def _record_part(
+        self, match: Match, facts: Exchange | Conversation, *, last: bool
+    ) -> Hold | None:
+        """Record what passed since the last time; only the end of a WebSocket is waited for."""
         try:
             events = evaluate_part(
                 match,
-                talk,
-                recorded=talk.recorded,
+                facts,
                 last=last,
                 now=datetime.now(UTC),
                 new_id=_new_id,
             )
-            talk.was_recorded()
             if not events:
                 return None
             loop = asyncio.get_running_loop() if self._durable and last else None

@@ -49,6 +49,7 @@ class Exchange:
         "method",
         "path",
         "query_string",
+        "recorded",
         "request_body",
         "request_headers",
         "response_body",
@@ -87,6 +88,7 @@ class Exchange:
         self.disconnected = False
         self.settled = False
         self.tallies: Mapping[CompiledPolicy, Tally] = _NO_TALLIES
+        self.recorded: set[CompiledPolicy] = set()
         self._match = match
         self.scope = scope
         self._limits = limits

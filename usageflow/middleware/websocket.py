@@ -5,23 +5,17 @@ crash loses no more than that. The Conversation counts; who records is the middl
 """
 
 import asyncio
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.middleware.conversation import Conversation
+from usageflow.middleware.parts import Pace
 from usageflow.policies.engine import UPGRADED
 from usageflow.recorder import Hold
 
 TRY_AGAIN_LATER: Final = 1013
 """Close code, IANA WebSocket registry."""
 _UNAVAILABLE: Final = 503
-
-
-class Pace(NamedTuple):
-    """How often an open WebSocket is recorded: by time, and by messages if that is sooner."""
-
-    seconds: float
-    messages: int
 
 
 class Record(Protocol):

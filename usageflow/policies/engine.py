@@ -51,7 +51,7 @@ class CompiledPolicy:
     needs_request_body: bool
     needs_response_body: bool
     grows: bool
-    """On a WebSocket: whether the quantity is what passed since it was last recorded."""
+    """Whether the quantity is a sum over what passes, which can be recorded in parts."""
 
 
 class Match:
@@ -59,11 +59,12 @@ class Match:
 
     `segments` is the matched path, split; `fail_closed` tells that one of the policies would
     rather have the request refused than unmetered, `include_usage` that one wants a stream's usage
-    asked for.
+    asked for, `grows` that the usage of one can be recorded while it passes.
     """
 
     __slots__ = (
         "fail_closed",
+        "grows",
         "include_usage",
         "needs_request_body",
         "needs_response_body",
@@ -77,6 +78,7 @@ class Match:
         self.needs_response_body = plan.needs_response_body
         self.fail_closed = plan.fail_closed
         self.include_usage = plan.include_usage
+        self.grows = plan.grows
         self.segments = segments
 
     def tallies(self, facts: Facts, piece: Piece) -> dict[CompiledPolicy, Tally]:
@@ -174,6 +176,7 @@ class _Plan:
     __slots__ = (
         "conditional",
         "fail_closed",
+        "grows",
         "include_usage",
         "needs_request_body",
         "needs_response_body",
@@ -191,6 +194,7 @@ class _Plan:
             )
         )
         self.conditional = any(item.condition is not None for item in self.policies)
+        self.grows = any(item.grows for item in self.policies)
         self.include_usage = any(item.policy.include_usage for item in self.policies)
         self.needs_request_body = any(item.needs_request_body for item in self.policies)
         self.needs_response_body = any(item.needs_response_body for item in self.policies)
@@ -223,7 +227,8 @@ def _compiled(
     identity_body = any(isinstance(source, BodySource) for source in policy.identify)
     for route in policy.routes if policy.mode != "off" else ():
         quantity = compile_quantity(policy.quantity, route.template, policy.stream)
-        if any(section == "websocket" for section, _ in quantity.parts):
+        of_websocket = any(section == "websocket" for section, _ in quantity.parts)
+        if of_websocket:  # its messages are always summed
             quantity = compile_quantity(policy.quantity, route.template, "sum")
         yield (
             route,
@@ -237,7 +242,7 @@ def _compiled(
                 quantity=quantity,
                 needs_request_body=identity_body or ("request", "body") in quantity.parts,
                 needs_response_body=("response", "body") in quantity.parts,
-                grows=any(section == "websocket" for section, _ in quantity.parts),
+                grows=of_websocket or (policy.stream == "sum" and policy.on_abort != "none"),
             ),
         )
 

@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
-from usageflow.policies.body import Body
 from usageflow.policies.engine import CompiledPolicy, Match
 from usageflow.policies.facts import RESPONSE_BODY, Facts
 from usageflow.policies.models import Policy
@@ -35,11 +34,12 @@ def evaluate(
             if not compiled.fires(facts.status):
                 continue
             tally = facts.tallies.get(compiled)
-            quantity = (
-                compiled.quantity.read(facts, match.segments)
-                if tally is None
-                else _streamed(tally, facts.response_body)
-            )
+            if tally is None:
+                quantity = compiled.quantity.read(facts, match.segments)
+            elif (streamed := _streamed(tally, facts, compiled in facts.recorded)) is not None:
+                quantity = streamed
+            else:
+                continue
             outcome = _outcome(compiled, match.segments, facts, quantity)
         except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
             outcome = _fault(error)
@@ -51,61 +51,55 @@ def evaluate_part(
     match: Match,
     facts: Facts,
     *,
-    recorded: set[CompiledPolicy],
     last: bool,
     now: datetime,
     new_id: Callable[[], str],
 ) -> list[UsageEvent]:
-    """Events for what a WebSocket carried since the part before; together they are its usage.
+    """Events for what a WebSocket or a summed stream carried since the part before.
 
-    A quantity that does not grow with the connection is counted with the first part. A part
-    without usage leaves no event, except that no connection passes without any. `recorded` has the
-    policies that have left one, and is kept up here.
+    Together the parts are its usage. A quantity of a WebSocket that does not grow is counted with
+    the first part. A part without usage leaves no event, except that no WebSocket passes without
+    any. Keeps `facts.recorded` up. The last part of a stream is what `evaluate` finds.
     """
     events = []
     for compiled in match.policies:
         try:
             if not compiled.fires(facts.status):
                 continue
-            quantity = _part(compiled, facts, match.segments, recorded, last=last)
+            quantity = _part(compiled, facts, match.segments, last=last)
             if quantity is None:
                 continue
             outcome = _outcome(compiled, match.segments, facts, quantity)
         except Exception as error:  # noqa: BLE001 - as above
             outcome = _fault(error)
-        recorded.add(compiled)
+        facts.recorded.add(compiled)
         events.append(_event(compiled, facts, outcome, now, new_id()))
     return events
 
 
 def _part(
-    compiled: CompiledPolicy,
-    facts: Facts,
-    segments: Sequence[str],
-    recorded: set[CompiledPolicy],
-    *,
-    last: bool,
+    compiled: CompiledPolicy, facts: Facts, segments: Sequence[str], *, last: bool
 ) -> Decimal | Reason | None:
     """The quantity of this part; None if it has none."""
-    only = last and compiled not in recorded
+    only = last and compiled not in facts.recorded
     tally = facts.tallies.get(compiled)
-    quantity: Decimal | Reason | None
+    quantity: Decimal | Reason | None = None
     if tally is not None:
-        quantity = tally.take()
+        quantity = tally.take() if compiled.grows else None
         if quantity is None and only:
             quantity = tally.result()
-    elif compiled.grows or compiled not in recorded:
+    elif facts.websocket and (compiled.grows or compiled not in facts.recorded):
         quantity = compiled.quantity.read(facts, segments)
-    else:
-        quantity = None
     nothing = isinstance(quantity, Decimal) and not quantity
     return None if nothing and compiled.grows and not only else quantity
 
 
-def _streamed(tally: Tally, body: Body) -> Decimal | Reason:
-    if body.problem is not None:
-        return Reason(f"{RESPONSE_BODY}: {body.problem}")
-    return tally.result()
+def _streamed(tally: Tally, facts: Facts, in_parts: bool) -> Decimal | Reason | None:  # noqa: FBT001
+    """What a stream is worth; if it was recorded in parts, what is left, or None."""
+    problem = facts.response_body.problem
+    if problem is not None:
+        return Reason(f"{RESPONSE_BODY}: {problem}")
+    return tally.take() if in_parts else tally.result()
 
 
 def _event(

@@ -35,6 +35,9 @@ class Facts(Protocol):
     tallies: Mapping[Any, Tally]
     """Of an event stream or a WebSocket: what each compiled policy that reads it has so far."""
 
+    recorded: set[Any]
+    """The compiled policies for which a part of this exchange's usage has been recorded."""
+
     def metadata(self, name: str) -> object:
         """What the app knows under this name about the request; None if nothing."""
 
