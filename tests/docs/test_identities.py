@@ -87,7 +87,7 @@ def identify(policy: Policy, request: Any) -> str | Reason:
 @pytest.mark.parametrize(("sent", "identity"), rows("the request has | identity"))
 def test_the_first_source_that_can_tell_wins(sent: str, identity: str) -> None:
     """A bad token, an unknown key and two cookies leave it to the next source."""
-    block = re.search(r'```toml\n(.*?name     = "reports".*?)```', TEXT, re.DOTALL)
+    block = re.search(r'```toml\n(.*?name     = "account-reports".*?)```', TEXT, re.DOTALL)
     assert block is not None
     ((policy, _),) = parse_file(block[1], "t").policies
     assert [identify(policy, request_with(sent))] == spans(identity)

@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usageflow.policies.jwk_set import parse_jwk_set
@@ -114,6 +114,7 @@ def test_the_same_keys_have_the_same_content() -> None:
 VALUES = st.none() | st.integers() | st.text() | st.lists(st.text(), max_size=2)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.dictionaries(st.sampled_from((*RSA, *EC, "k", "d", "use", "alg", "key_ops")), VALUES))
 def test_no_member_takes_the_set_with_it(changes: dict[str, object]) -> None:
     """Whatever a key server sends."""

@@ -11,7 +11,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usageflow.policies.reason import Reason
@@ -516,6 +516,7 @@ CLAIMS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.text() | st.builds(raw, HEADERS | JSON, CLAIMS | JSON))
 def test_nothing_that_is_sent_raises(token: str) -> None:
     """Whatever it is, it is a text or a reason."""
