@@ -84,6 +84,8 @@ def test_nothing_seen_is_a_call_of_nobody() -> None:
         ({"request": {"customer.id": TEXT}}, "body", "customer_id"),
         ({"template": "/accounts/{account_id}/calls"}, "path", "account_id"),
         ({"headers": ("x-color", "x-trace"), "query": ("page",)}, "header", "account_id"),
+        ({"cookies": ("account_session", "team")}, "cookie", "team"),
+        ({"headers": ("x-account-token",), "query": ("project",)}, "query", "project"),
     ],
 )
 def test_the_caller_is_guessed_by_name(seen: dict[str, Any], source: str, field: str) -> None:

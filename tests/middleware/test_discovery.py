@@ -309,6 +309,18 @@ def test_numbers_need_no_look() -> None:
     assert edge.told() == {"GET /users/{id}": 1_000}
 
 
+def test_new_names_are_looked_at_closely_as_seldom() -> None:
+    """Only the app knows what a new name is, so it is watched; its bodies are not kept."""
+    edge = Edge(starlette())
+    letters = "abcdefghij"
+    edge.asks(
+        *[f"/users/{one}{two}{three}" for one in letters for two in letters for three in "xy"]
+    )
+    assert len(edge.looks) == 200
+    assert sum(one.closely for one in edge.looks) == LOOKS_FIRST + len((10, 20, 40, 80, 160))
+    assert edge.told() == {"GET /users/{name}": 200}
+
+
 def test_few_are_looked_at_closely_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their bodies are in memory; what is known already is counted only."""
     monkeypatch.setattr(module, "LOOKS_AT_ONCE_MAX", 2)

@@ -61,17 +61,14 @@ class _Tally:
     def counts(self) -> bool:
         """One more request; whether it should be looked at."""
         self.requests += 1
-        if self.requests < self.next_look:
-            return False
-        self.next_look = self.requests + (
-            1 if self.requests < LOOKS_FIRST else min(self.requests, LOOK_EVERY)
-        )
-        return True
+        return self.requests >= self.next_look and self.due(self.requests)
 
-    @property
-    def due(self) -> bool:
-        """Whether the next request should be looked at."""
-        return self.requests + 1 >= self.next_look
+    def due(self, requests: int) -> bool:
+        """Whether to look at the last of so many; the next look is then at a later one."""
+        if requests < self.next_look:
+            return False
+        self.next_look = requests + (1 if requests < LOOKS_FIRST else min(requests, LOOK_EVERY))
+        return True
 
     def absorb(self, other: "_Tally") -> "_Tally":
         """Both as one."""
@@ -157,7 +154,8 @@ class Discovery:
         tally = _Tally()
         tally.counts()
         self._remember(scope["method"], path, tally)
-        return self._observed(tally, scope, path, closely=found is None or found.due)
+        closely = found is None or found.due(found.requests + 1)
+        return self._observed(tally, scope, path, closely=closely)
 
     def _observed(
         self, tally: "_Tally", scope: Scope, path: str, *, closely: bool = True
