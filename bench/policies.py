@@ -87,7 +87,3 @@ def main() -> None:
         Line("match: miss, median", f"{miss:.1f} µs", "5 µs", miss <= 5),
     ]
     show(f"Policies: a set of {POLICIES:,}", lines)
-
-
-if __name__ == "__main__":
-    main()
