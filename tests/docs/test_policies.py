@@ -1,5 +1,6 @@
 """The page about policies: every example is valid, every table is what the code does."""
 
+import gzip
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -7,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from usageflow.config import Settings
 from usageflow.events import UsageEvent
 from usageflow.middleware.exchange import Exchange
+from usageflow.middleware.limits import Limits
 from usageflow.policies import Policy, PolicySet, evaluate, parse_file
 
 SPAN = re.compile(r"(`+)(.+?)\1(?!`)")
 BODY_BYTES_MAX = 1_048_576
+DECODED_BYTES_MAX = 8_388_608
 
 
 def spans(cell: str) -> list[str]:
@@ -45,7 +49,7 @@ def metered(  # every fact of an exchange that an example changes
     request: str = "GET /",
     *,
     sent: str = "x-account-id: acct_42",
-    answer: str = "{}",
+    answer: str | bytes = "{}",
     encoding: str = "",
     read: bool = True,
     cut: bool = False,
@@ -61,12 +65,13 @@ def metered(  # every fact of an exchange that an example changes
         "query_string": query.encode(),
         "headers": [(name.encode(), part.encode()) for part in value.split(", ") if part],
     }
-    exchange = Exchange(match, scope, path, BODY_BYTES_MAX)
+    exchange = Exchange(match, scope, path, Limits.of(Settings()), started_at_s=0)
     if read:
         exchange.received({"type": "http.request", "body": sent.encode()})
     headers = [tuple(encoding.encode().split(b": "))] if encoding else []
     exchange.sends({"type": "http.response.start", "status": 200, "headers": headers})
-    exchange.sends({"type": "http.response.body", "body": answer.encode(), "more_body": cut})
+    content = answer.encode() if isinstance(answer, str) else answer
+    exchange.sends({"type": "http.response.body", "body": content, "more_body": cut})
     if cut:
         exchange.abandon()
     (event,) = evaluate(match, exchange, now=datetime.now(UTC), new_id=lambda: "1")
@@ -147,8 +152,17 @@ TO_THE_INBOX: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     ),
     "response.body.usage.total_tokens is missing": (READS, {}),
     "response body: larger than body_bytes_max": (READS, {"answer": " " * (BODY_BYTES_MAX + 1)}),
-    "response body has a content encoding": (READS, {"encoding": "content-encoding: gzip"}),
-    "response body is an event stream": (READS, {"encoding": "content-type: text/event-stream"}),
+    "response body: decodes to more than decoded_bytes_max": (
+        READS,
+        {
+            "answer": gzip.compress(b" " * (DECODED_BYTES_MAX + 1)),
+            "encoding": "content-encoding: gzip",
+        },
+    ),
+    "response.body.usage.total_tokens is in no event of the stream": (
+        READS,
+        {"answer": "data: {}\n\n", "encoding": "content-type: text/event-stream"},
+    ),
     "request body: the app did not read the request body": (
         {"quantity": "request.body.n"},
         {"read": False},
