@@ -1,6 +1,7 @@
 """Whose a request is: each source, and why it yields nothing."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from usageflow.policies import Policy
+from usageflow.events import encode
+from usageflow.policies import Policy, PolicySet, evaluate
 from usageflow.policies.api_keys import digest
 from usageflow.policies.facts import Facts
 from usageflow.policies.identity import (
@@ -431,6 +433,61 @@ def test_what_normalising_leaves_must_be_an_identity(facts: Callable[..., Facts]
     seen = facts(request_headers=[(b"x-account", b"  ")])
     found = read({**HEADER, "normalize": ["trim"]}, seen)
     assert found == Reason("header x-account is empty")
+
+
+def test_a_forged_token_bills_nobody(facts: Callable[..., Facts]) -> None:
+    """Weakness 16: the vendor's middleware bills whom a token names, whoever signed it."""
+    forged = jwt.encode({"sub": "victim", "exp": 1}, "x" * 32, "HS256").encode()
+    found = read(JWT, facts(request_headers=[(b"authorization", b"Bearer " + forged)]))
+    assert found == Reason("header authorization: the token's signature is wrong")
+
+
+def test_no_credential_is_recorded(
+    facts: Callable[..., Facts], policy: Callable[..., Policy]
+) -> None:
+    """Weakness 17: the vendor's middleware sends them along; here none is kept."""
+    good, bad = token(sub="acct_42").decode(), jwt.encode({"sub": "a"}, "x" * 32, "HS256")
+    key = {**API_KEY, "header": "x-key"}
+    for source, name, sent in (
+        (JWT, b"authorization", good),
+        (JWT, b"authorization", bad),
+        (key, b"x-key", "sk_1"),
+    ):
+        seen = facts(request_headers=[(name, sent.encode())])
+        match = PolicySet.build([(policy(identify=[source]), "1")], ENVIRON).match(
+            "POST", "/v1/chat"
+        )
+        assert match is not None
+        (event,) = evaluate(match, seen, now=datetime.now(UTC), new_id=lambda: "1")
+        line = encode(event)
+        assert not any(part.encode() in line for part in sent.split("."))
+
+
+def test_a_caller_without_an_identity_is_told_apart(
+    facts: Callable[..., Facts], policy: Callable[..., Policy]
+) -> None:
+    """Weakness 18: without the header, the vendor's middleware lets a caller pass uncounted."""
+    match = PolicySet.build([(policy(), "1")]).match("POST", "/v1/chat")
+    assert match is not None
+    (event,) = evaluate(match, facts(), now=datetime.now(UTC), new_id=lambda: "1")
+    assert (event.state, event.identity.value, str(event.quantity)) == ("inbox", None, "1")
+    assert event.reason == "no identity: header x-account is absent"
+
+
+def test_path_parameters_and_plain_cookies_identify(facts: Callable[..., Facts]) -> None:
+    """Weakness 19: the vendor's middleware looks for them where they are not."""
+    uid = {"from": "path", "name": "uid"}
+    assert read(uid, facts(), template="/users/{uid}", path="/users/bob") == "bob"
+    assert read(COOKIE, facts(request_headers=[(b"cookie", b"tenant=bob")])) == "bob"
+
+
+@pytest.mark.parametrize(("sent", "found"), [("bob", "bob"), ("bob ", "bob"), ("Bob", "bob")])
+def test_one_caller_has_one_identity(facts: Callable[..., Facts], sent: str, found: str) -> None:
+    """Weakness 20: to the vendor's middleware these are three, and a name may have any length."""
+    source = {**HEADER, "normalize": ["trim", "lower"]}
+    assert read(source, facts(request_headers=[(b"x-account", sent.encode())])) == found
+    endless = facts(request_headers=[(b"x-account", sent.encode() * 10_000)])
+    assert isinstance(read(source, endless), Reason)
 
 
 @pytest.mark.parametrize(
