@@ -401,6 +401,13 @@ def test_unverified_is_what_it_says() -> None:
     assert verifier(unverified=True).identify(token, NOW_S) == "anybody"
 
 
+def test_unverified_tokens_are_not_remembered() -> None:
+    """Who can make them could fill the memory with them."""
+    subject = verifier(unverified=True)
+    assert subject.identify(signed(), NOW_S) == "acct_42"
+    assert not subject._remembered
+
+
 def counting(monkeypatch: pytest.MonkeyPatch, subject: TokenVerifier) -> Callable[[], int]:
     """How often the source has verified a signature."""
     calls: list[bytes] = []
