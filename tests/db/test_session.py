@@ -109,7 +109,7 @@ def test_an_older_schema_says_what_to_do(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A schema this version has a migration for is not used before it has run."""
-    monkeypatch.setattr(session_module, "SCHEMA_REVISION", "0002")
+    monkeypatch.setattr(session_module, "SCHEMA_REVISION", "9999")
     with pytest.raises(DatabaseError, match="older than this version"):
         database.transaction().__enter__()
 
