@@ -1,9 +1,18 @@
-"""`make bench`: everything, or the parts named: middleware hold proxy memory."""
+"""`make bench`: everything, or the parts named, such as `middleware hold`."""
 
 import sys
 from importlib import import_module
 
-PARTS = ("middleware", "hold", "proxy", "memory")
+PARTS = (
+    "policies",
+    "middleware",
+    "tokens",
+    "streams",
+    "identities",
+    "hold",
+    "proxy",
+    "memory",
+)
 
 
 def main() -> None:

@@ -2,7 +2,10 @@
 
 from decimal import Decimal
 
+import pytest
+
 from usageflow.policies.body import Body
+from usageflow.policies.reason import Reason
 
 
 def test_a_body_keeps_what_fits() -> None:
@@ -39,3 +42,66 @@ def test_a_body_is_parsed_once() -> None:
     body.add(b'{"a": 0.1}')
     assert body.document([], "body") is body.document([], "body")
     assert body.document([], "body") == {"a": Decimal("0.1")}
+
+
+class Broken:
+    """A decoder and stream reader with a mistake in it."""
+
+    problem: str | None = None
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Fail."""
+        raise KeyError(chunk)
+
+    def end(self) -> None:
+        """Fail."""
+        raise KeyError
+
+
+@pytest.mark.parametrize("bytes_first", [True, False])
+def test_a_mistake_of_ours_never_leaves_the_body(bytes_first: bool) -> None:  # noqa: FBT001
+    """It is the body's problem, and says nothing of what the body contains."""
+    body = Body(100)
+    body.read_as(Broken(), None)
+    if bytes_first:
+        body.add(b"secret")
+    body.end()
+    body.add(b"more")
+    assert body.problem == "internal error: KeyError"
+    assert body.data == b""
+
+
+class Words:
+    """A stream reader that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.ended = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Keep it."""
+        self.chunks.append(chunk)
+
+    def end(self) -> None:
+        """Note it."""
+        self.ended = True
+
+
+def test_a_stream_is_handed_on_and_not_kept() -> None:
+    """However long it is, only its bytes are counted."""
+    body, words = Body(4), Words()
+    body.read_as(None, words)
+    for chunk in (b"abc", b"def"):
+        body.add(chunk)
+    body.end()
+    assert (words.chunks, words.ended) == ([b"abc", b"def"], True)
+    assert (body.bytes_total, body.data, body.problem) == (6, b"", None)
+
+
+def test_an_encoding_that_nobody_reads_is_the_bodys_problem() -> None:
+    """The bytes are counted and not kept."""
+    body = Body(100)
+    body.read_as(Reason("is encoded as zip"), None)
+    body.add(b"abc")
+    assert (body.bytes_total, body.data, body.problem) == (3, b"", "is encoded as zip")
+    assert not body.wanted

@@ -221,6 +221,8 @@ class UsageFlowMiddleware:
     def _match(self, method: str, scope: Scope) -> tuple[Match | None, str]:
         """The policies of this request and the path they matched."""
         try:
+            if not isinstance(scope["headers"], list):
+                scope["headers"] = list(scope["headers"])  # an iterator can be read only once
             path = route_path(scope)
             match = self._feed.current.match(
                 method,

@@ -6,7 +6,7 @@ them. It satisfies the `Facts` the policy engine reads. No clock: the time of a 
 Source for the messages: ASGI 3.0, WebSocket connection scope; RFC 6455 for the meaning of 101.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -14,7 +14,8 @@ from usageflow._types import JSON, Headers, Message, Scope
 from usageflow.middleware.metadata import Provider, read_metadata
 from usageflow.policies import Body, CompiledPolicy, Match
 from usageflow.policies.engine import UPGRADED
-from usageflow.policies.tally import Tally
+from usageflow.policies.reason import Reason
+from usageflow.policies.tally import Piece, Tally
 
 METHOD: Final = "WEBSOCKET"
 """What a policy's `match` calls a WebSocket; its handshake is a GET that no GET route serves."""
@@ -116,8 +117,7 @@ class Conversation:
             data = _content(message)
             self._messages_in += 1
             self._bytes_in += len(data)
-            for tally in self._received:
-                tally.add(data, "received")
+            _add(self._received, data, "received")
         elif message["type"] == "websocket.disconnect":
             self.ended = True
 
@@ -128,8 +128,7 @@ class Conversation:
             data = _content(message)
             self._messages_out += 1
             self._bytes_out += len(data)
-            for tally in self._sent:
-                tally.add(data, "sent")
+            _add(self._sent, data, "sent")
         elif kind == "websocket.accept":
             self._answer(UPGRADED, message)
         elif kind == "websocket.http.response.start":
@@ -152,6 +151,15 @@ class Conversation:
         if not isinstance(headers, list):
             headers = message["headers"] = list(headers)  # an iterator can be read only once
         self.response_headers = headers
+
+
+def _add(tallies: Sequence[Tally], data: bytes, piece: Piece) -> None:
+    """Read a message; a mistake of ours must not reach the app."""
+    for tally in tallies:
+        try:
+            tally.add(data, piece)
+        except Exception as error:  # noqa: BLE001 - see above
+            tally.put(Reason(f"internal error: {type(error).__name__}"))
 
 
 def _content(message: Message) -> bytes:

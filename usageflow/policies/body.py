@@ -77,32 +77,47 @@ class Body:
             self._decoder, self._stream = decoder, stream
 
     def add(self, chunk: bytes) -> None:
-        """The next bytes. A body that outgrows the limit is let go of as a whole."""
+        """The next bytes. A body that outgrows the limit is let go of as a whole. Never raises."""
         self.bytes_total += len(chunk)
         if self._bytes_max is None:
             return
-        if self._decoder is not None:
-            chunk = self._decoder.feed(chunk)
-        elif self._stream is None and self.bytes_total > self._bytes_max:
+        if self._decoder is not None or self._stream is not None:
+            self._read(chunk)
+        elif self.bytes_total > self._bytes_max:
             self._chunks.clear()
             self.problem = f"larger than body_bytes_max ({self._bytes_max} bytes)"
-            return
-        if self._stream is not None:
-            self._stream.feed(chunk)
         elif chunk:
             self._chunks.append(chunk)
+
+    def _read(self, chunk: bytes) -> None:
+        try:
+            if self._decoder is not None:
+                chunk = self._decoder.feed(chunk)
+            if self._stream is not None:
+                self._stream.feed(chunk)
+            elif chunk:
+                self._chunks.append(chunk)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not reach the app
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.problem = f"internal error: {type(error).__name__}"
+        self._bytes_max = self._decoder = self._stream = None
+        self._chunks.clear()
 
     def end(self, unfinished: str | None = None) -> None:
         """No more bytes come; `unfinished` says why some are missing."""
         self.unfinished = unfinished
-        if self._decoder is not None:
-            if unfinished is None:
+        try:
+            if self._decoder is not None and unfinished is None:
                 self._decoder.end()
-            if self._decoder.problem is not None:
-                self.problem = self._decoder.problem
-                self._chunks.clear()
-        if self._stream is not None:
-            self._stream.end()
+            if self._stream is not None:
+                self._stream.end()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._give_up(error)
+        if self._decoder is not None and self._decoder.problem is not None:
+            self.problem = self._decoder.problem
+            self._chunks.clear()
 
     @property
     def data(self) -> bytes:
