@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -315,3 +316,20 @@ def test_a_fixed_feed_never_changes() -> None:
 def test_the_document_is_json() -> None:
     """What the server sends can be read by anybody."""
     assert json.loads(write_document(policies("a")))["policies"][0]["policy"]["name"] == "a"
+
+
+def test_a_reload_with_a_new_key_server_waits_for_its_keys(tmp_path: Path) -> None:
+    """The set before stays in force until then, so that no token goes unverified meanwhile."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a"))
+    subject = open_feed(Settings(policies=str(path), jwks_timeout_s=0.3))
+    listener = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/jwks.json"
+    token = '{ from = "jwt", claim = "sub", keys = "%s" }' % url
+    path.write_text(POLICY.replace('{ from = "header", name = "x-account" }', token) % ("b", "b"))
+    started = time.monotonic()
+    subject.poll()
+    assert matches(subject, "b")
+    assert time.monotonic() - started >= 0.25
+    subject.close()
+    listener.close()

@@ -244,6 +244,8 @@ def test_keys_stay_over_a_reload_and_go_with_their_policy(
     assert subject.keys.wait(10)
     assert key_server.asked == ["/first", "/second"]
     build(subject, policy("two", key_server.source("second"), match="GET /two"))
+    assert len(subject.keys._sets) == 2, "the set before is still in force"
+    subject.forget_keys()
     assert [url.rsplit("/", 1)[1] for url in subject.keys._sets] == ["second"]
     build(subject, first)
     deadline = time.monotonic() + 10

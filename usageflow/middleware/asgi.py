@@ -117,7 +117,7 @@ class UsageFlowMiddleware:
                 serve = self._metered if kind == "http" else self._metered_websocket
                 await serve(match, path, scope, receive, send)
                 return
-            if self._discovery is not None and kind == "http":
+            if self._discovery is not None and self._ready and kind == "http":
                 observation = self._discovery.begin(scope, path)
                 if observation is not None:
                     await observation.through(self._app, receive, send)

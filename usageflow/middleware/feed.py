@@ -16,7 +16,6 @@ from typing import Final, Protocol
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.middleware.discovery import Discovery
-from usageflow.middleware.key_sets import JwksKeySets
 from usageflow.middleware.policy_sources import Assembly, FileSource, ServerSource, Source
 from usageflow.middleware.reports import Reports
 from usageflow.policies import PolicySet
@@ -73,14 +72,14 @@ class PollingFeed:
         poll_s: float,
         first: PolicySet | None,
         *,
-        keys: JwksKeySets | None = None,
+        assembly: Assembly | None = None,
         reports: Reports | None = None,
     ) -> None:
         self.current = first or PolicySet.EMPTY
         self.loaded = first is not None
         self._source = source
         self._poll_s = poll_s
-        self._keys = keys
+        self._assembly = assembly
         self._reports = reports
         self._complaint = ""
         self._stop = threading.Event()
@@ -89,8 +88,8 @@ class PollingFeed:
 
     def start(self) -> None:
         """Begin polling; may be called again."""
-        if self._keys is not None:
-            self._keys.start()
+        if self._assembly is not None:
+            self._assembly.keys.start()
         if self._thread is None:
             self._stop.clear()
             self._thread = threading.Thread(target=self._run, name="usageflow-feed", daemon=True)
@@ -98,14 +97,14 @@ class PollingFeed:
 
     def wait_for_keys(self, timeout_s: float) -> None:
         """See Feed."""
-        if self._keys is not None:
-            self._keys.wait(timeout_s)
+        if self._assembly is not None:
+            self._assembly.keys.wait(timeout_s)
 
     def close(self) -> None:
         """Stop polling; the current set stays in force. Waits a moment for the thread."""
         self._stop.set()
-        if self._keys is not None:
-            self._keys.close()
+        if self._assembly is not None:
+            self._assembly.keys.close()
         if self._thread is not None:
             self._thread.join(CLOSE_S_MAX)
         self._thread = None
@@ -122,8 +121,15 @@ class PollingFeed:
             return
         self._complaint = ""
         if policies is not None:
-            self.current = policies
-            self.loaded = True
+            self._put_in_force(policies)
+
+    def _put_in_force(self, policies: PolicySet) -> None:
+        if self._assembly is not None and self.loaded:  # the first set is needed at once
+            self._assembly.await_keys()
+        self.current = policies
+        self.loaded = True
+        if self._assembly is not None:
+            self._assembly.forget_keys()
 
     def _complain(self, complaint: str, trace: Exception | None) -> None:
         if complaint != self._complaint:
@@ -166,7 +172,7 @@ def open_feed(
     if settings.policies is not None:
         file = FileSource(Path(settings.policies), assembly)
         return PollingFeed(
-            file, settings.policy_poll_s, file.read(), keys=assembly.keys, reports=reports
+            file, settings.policy_poll_s, file.read(), assembly=assembly, reports=reports
         )
     if connection is None:
         raise ConfigurationError(
@@ -178,5 +184,5 @@ def open_feed(
     cache = settings.spool_path / f"policies-{holder}.json"
     server = ServerSource(connection, cache, assembly)
     return PollingFeed(
-        server, settings.policy_poll_s, server.cached(), keys=assembly.keys, reports=reports
+        server, settings.policy_poll_s, server.cached(), assembly=assembly, reports=reports
     )
