@@ -325,7 +325,7 @@ def test_a_reload_with_a_new_key_server_waits_for_its_keys(tmp_path: Path) -> No
     subject = open_feed(Settings(policies=str(path), jwks_timeout_s=0.3))
     listener = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/jwks.json"
-    token = '{ from = "jwt", claim = "sub", keys = "%s" }' % url
+    token = f'{{ from = "jwt", claim = "sub", keys = "{url}" }}'
     path.write_text(POLICY.replace('{ from = "header", name = "x-account" }', token) % ("b", "b"))
     started = time.monotonic()
     subject.poll()
