@@ -153,6 +153,15 @@ def test_a_check_tells_what_a_person_should_know(
     ]
 
 
+def test_a_method_that_nobody_uses_is_noted(run: Run, file: Path) -> None:
+    """It is allowed, but it is seldom meant."""
+    file.write_text(CHAT.replace("POST /v1/chat", "POTS /v1/chat"))
+    status, out, _ = run("policies", "check", file)
+    assert status == 0
+    said = 'note: policy "chat": match: POTS is no registered method; did you mean "POST"?'
+    assert out.splitlines()[1:] == [said]
+
+
 EXAMPLES = """
 [[example]]
 name = "a chat counts its tokens"

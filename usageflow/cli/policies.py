@@ -189,6 +189,8 @@ def _examples_pass(file: Path, surroundings: "Surroundings") -> bool:
 def _notes(policy: "Policy", surroundings: "Surroundings") -> Iterator[str]:
     """What a person should know of a policy that is right."""
     from usageflow.policies.identity import surroundings_problems
+    from usageflow.policies.routes import REGISTERED_METHODS
+    from usageflow.policies.suggestions import did_you_mean
 
     if policy.mode != "live":
         rule = {"shadow": "recorded, never billed", "off": "matches nothing"}[policy.mode]
@@ -198,6 +200,10 @@ def _notes(policy: "Policy", surroundings: "Surroundings") -> Iterator[str]:
             yield f"identify[{number}]: unverified = true: callers can claim to be anyone"
     if policy.include_usage:
         yield "include_usage = true: requests and streams are changed"
+    for method in sorted({name for route in policy.routes for name in route.methods or ()}):
+        if method not in REGISTERED_METHODS:
+            hint = did_you_mean(method, REGISTERED_METHODS)
+            yield f"match: {method} is no registered method{hint}"
     yield from surroundings_problems(policy, surroundings)
 
 

@@ -29,6 +29,29 @@ loaded. Some 8 MB when full."""
 _ALONE = "ANY"
 _TOKEN = re.compile(r"[A-Z0-9!#$%&'*+.^_`|~-]{1,32}")
 """A method as in RFC 9110, section 9.1; the longest registered one has 16 characters."""
+REGISTERED_METHODS: Final = (
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "TRACE",
+    "CONNECT",
+    "QUERY",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "WEBSOCKET",
+)
+"""Methods that people mean (IANA's registry), and ours for WebSockets. Others match as well."""
 _PARAMETER = re.compile(r":([^:{}]*)|\{([^:{}]*)(?::([^:{}]*))?\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
