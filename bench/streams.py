@@ -34,13 +34,15 @@ metric = "AI_TOKEN"
 quantity = "{quantity}"
 stream = "{stream}"
 """
+EVERY_CHUNK = "a number in every chunk, summed"
+"""More than the bar is about, which is usage at the end: here each chunk is cut and read."""
 CASES = {
     "usage in the last chunk": ("response.body.usage.total_tokens", "last"),
     "two members of the last chunk": (
         "add(response.body.usage.prompt_tokens, response.body.usage.completion_tokens)",
         "last",
     ),
-    "a number in every chunk, summed": ("response.body.n", "sum"),
+    EVERY_CHUNK: ("response.body.n", "sum"),
 }
 
 
@@ -159,8 +161,9 @@ def main() -> None:
     lines = [Line("bare app", f"{bare_us:.2f} µs")]
     for name, (each_us, kept_us) in found.items():
         added, kept = each_us - bare_us, kept_us - bare_kept_us
+        bar = ("", None) if name == EVERY_CHUNK else ("5 µs", added <= 5)
         lines += [
-            Line(f"added: {name}", f"{added:.2f} µs", "5 µs", added <= 5),
+            Line(f"added: {name}", f"{added:.2f} µs", *bar),
             Line("... the longest that one chunk is kept", f"{kept:.0f} µs", "1 ms", kept <= 1_000),
         ]
     show(f"Streams: {CHUNKS:,} chunks of server-sent events, per chunk, median of {ROUNDS}", lines)

@@ -5,6 +5,7 @@ document. What functions do, and what that costs, is in `interpreter`. Knows not
 """
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Final
@@ -103,7 +104,7 @@ class Expression:
         Spends `budget`; without one it may take EVALUATION_STEPS_MAX.
         """
         if self._tree is None:
-            return _at(self.keys or (), document)
+            return value_at(self.keys or (), document)
         try:
             return evaluate(self._tree, document, budget or Budget())
         except TimeoutError:
@@ -119,6 +120,13 @@ class Expression:
             return Reason(f"the result has more than {EVALUATION_DIGITS_MAX} digits")
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the app
             return Reason(f"the expression cannot be evaluated: {type(error).__name__}")
+
+
+def value_at(keys: Sequence[str], document: JSON) -> JSON:
+    """The value that a chain of member names leads to; None if there is none."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
 
 
 def _compile(text: str) -> JSON:
@@ -206,12 +214,6 @@ def _path(node: JSON) -> tuple[str, ...] | None:
             paths = [_path(child) for child in node["children"]]
             return None if None in paths else tuple(name for path in paths for name in path or ())
     return None
-
-
-def _at(keys: tuple[str, ...], document: JSON) -> JSON:
-    for key in keys:
-        document = document.get(key) if isinstance(document, dict) else None
-    return document
 
 
 def _mentions(node: JSON, found: set[tuple[str, ...]]) -> None:

@@ -1,15 +1,19 @@
-"""What a quantity may take: the parts of its document, and the check of its text.
+"""What a quantity may take: the parts of its document, how they are read, and what it may say.
 
 Checks at save time what would fail for every request. Evaluates nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
+from usageflow._types import JSON, Headers
 from usageflow.policies.expressions import EXPRESSIONS_KEPT, Expression
-from usageflow.policies.routes import Route
+from usageflow.policies.facts import Facts, request_json, response_json
+from usageflow.policies.query import query_pairs
+from usageflow.policies.reason import Reason
+from usageflow.policies.routes import Route, Template
 from usageflow.policies.suggestions import did_you_mean
 
 PARTS: Final = {
@@ -28,6 +32,11 @@ PARTS: Final = {
     ),
 }
 """What a quantity expression may take, by section of the document it is evaluated on."""
+LASTING: Final = frozenset(
+    {("request", part) for part in ("method", "path", "headers", "query", "params")}
+    | {("response", part) for part in ("status", "headers")}
+)
+"""Parts that stay as they are once a response has begun."""
 WEBSOCKET: Final = "WEBSOCKET"
 """The method by which `match` names the routes of WebSockets."""
 
@@ -134,3 +143,51 @@ def _problem_on(route: Route, path: tuple[str, ...]) -> str | None:
     if WEBSOCKET in route.methods and (section, part) in _NOT_OF_WEBSOCKETS:
         return f"a WebSocket has no {section}.{part}; write {_NOT_OF_WEBSOCKETS[section, part]}"
     return None
+
+
+def read_part(
+    pair: tuple[str, str], facts: Facts, template: Template, segments: Sequence[str]
+) -> JSON | Reason:
+    """One part of the document, as far as the exchange came; a Reason if it cannot be read."""
+    return _READERS[pair](facts, template, segments)
+
+
+def _headers(headers: Headers) -> dict[str, str]:
+    """Repeated fields are joined as RFC 9110, section 5.2, permits."""
+    joined: dict[str, str] = {}
+    for key, value in headers:
+        name, text = key.decode("latin-1"), value.decode("latin-1")
+        joined[name] = f"{joined[name]}, {text}" if name in joined else text
+    return joined
+
+
+def _query(facts: Facts) -> dict[str, JSON]:
+    """A parameter is a text; one that occurs several times is a list of texts."""
+    values: dict[str, list[str]] = {}
+    for name, value in query_pairs(facts.query_string):
+        values.setdefault(name, []).append(value)
+    return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
+
+
+def _params(_: Facts, template: Template, segments: Sequence[str]) -> dict[str, str]:
+    return {name: template.value(name, segments) for name in template.parameters}
+
+
+def _of_websocket(part: str, facts: Facts, _t: Template, _s: Sequence[str]) -> JSON | Reason:
+    return facts.websocket.get(part, Reason(f"websocket.{part} is not of this request"))
+
+
+_READERS: Final[dict[tuple[str, str], Callable[[Facts, Template, Sequence[str]], JSON]]] = {
+    ("request", "method"): lambda facts, _t, _s: facts.method,
+    ("request", "path"): lambda facts, _t, _s: facts.path,
+    ("request", "headers"): lambda facts, _t, _s: _headers(facts.request_headers),
+    ("request", "query"): lambda facts, _t, _s: _query(facts),
+    ("request", "params"): _params,
+    ("request", "body"): lambda facts, _t, _s: request_json(facts),
+    ("request", "bytes"): lambda facts, _t, _s: facts.request_body.bytes_total,
+    ("response", "status"): lambda facts, _t, _s: facts.status,
+    ("response", "headers"): lambda facts, _t, _s: _headers(facts.response_headers),
+    ("response", "body"): lambda facts, _t, _s: response_json(facts),
+    ("response", "bytes"): lambda facts, _t, _s: facts.response_body.bytes_total,
+    ("response", "duration_ms"): lambda facts, _t, _s: facts.duration_ms,
+} | {("websocket", part): partial(_of_websocket, part) for part in PARTS["websocket"]}

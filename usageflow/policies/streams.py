@@ -38,12 +38,12 @@ class Splitter:
     `too_large` counts the events of more than `event_bytes_max`, which are let go of.
     """
 
-    __slots__ = ("_held", "_letting_go", "_mark", "event_bytes_max", "too_large")
+    __slots__ = ("_event_bytes_max", "_held", "_letting_go", "_mark", "too_large")
 
     def __init__(self, mark: bytes, event_bytes_max: int) -> None:
         self.too_large = 0
         self._mark = mark
-        self.event_bytes_max = event_bytes_max
+        self._event_bytes_max = event_bytes_max
         self._held = bytearray()
         self._letting_go = False
 
@@ -72,12 +72,16 @@ class Splitter:
         """The data of each of these events; None for one that is too large."""
         return [self._fitting(event) for event in whole.split(self._mark) if event]
 
+    def fits(self, whole: bytes) -> bool:
+        """Whether no event in here can be too large."""
+        return len(whole) <= self._event_bytes_max
+
     def _end(self, chunk: bytes) -> int:
         """Where the last mark in this chunk ends; 0 if there is none."""
         return chunk.rfind(self._mark) + 1
 
     def _fitting(self, event: bytes) -> bytes | None:
-        if len(event) > self.event_bytes_max and len(event.strip(b"\n")) > self.event_bytes_max:
+        if len(event) > self._event_bytes_max and len(event.strip(b"\n")) > self._event_bytes_max:
             self.too_large += 1
             return None
         return event
@@ -85,7 +89,7 @@ class Splitter:
     def _hold(self, text: bytes) -> None:
         held = self._held
         held += text if held else text.lstrip(b"\n")
-        if self._letting_go or len(held) - held.endswith(b"\n") > self.event_bytes_max:
+        if self._letting_go or len(held) - held.endswith(b"\n") > self._event_bytes_max:
             self._letting_go = True
             del held[:-1]  # of a mark of two bytes the first may have come
 
@@ -105,6 +109,8 @@ class EventStreamSplitter(Splitter):
 
     def complete(self, chunk: bytes) -> bytes:
         """See Splitter."""
+        if chunk.endswith(b"\n\n") and not (self._held or self._after_cr or b"\r" in chunk):
+            return chunk  # as nearly all are
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -121,6 +127,11 @@ class EventStreamSplitter(Splitter):
             if event and (data := self._data(event)) != b""
         ]
 
+    def fits(self, whole: bytes) -> bool:
+        """See Splitter; an event of too many lines is too large."""
+        few = len(whole) <= EVENT_LINES_MAX or whole.count(b"\n") <= EVENT_LINES_MAX
+        return few and super().fits(whole)
+
     def _end(self, chunk: bytes) -> int:
         last = chunk.rfind(self._mark)
         if last < 0 and self._held.endswith(b"\n") and chunk.startswith(b"\n"):
@@ -128,7 +139,10 @@ class EventStreamSplitter(Splitter):
         return last + len(self._mark) if last >= 0 else 0
 
     def _data(self, event: bytes) -> bytes | None:
-        if event.count(b"\n") > EVENT_LINES_MAX:
+        lines = event.count(b"\n") + 1
+        if lines == 1 and event.startswith(b"data: ") and len(event) <= self._event_bytes_max:
+            return event[6:]  # as nearly all are
+        if lines > EVENT_LINES_MAX:
             self.too_large += 1
             return None
         if self._fitting(event) is None:
@@ -194,7 +208,7 @@ class Stream:
     def _may_matter(self, whole: bytes) -> bool:
         return (
             self._needles is None
-            or len(whole) > self._splitter.event_bytes_max
+            or not self._splitter.fits(whole)
             or may_hold(whole, self._needles)
         )
 

@@ -58,12 +58,12 @@ class Tally:
     def add(self, data: bytes, piece: Piece = "body", budget: Budget | None = None) -> None:
         """The next event's data, or the next message. Never raises; spends `budget`."""
         if self.needles is None or may_hold(data, self.needles):
-            self.put(self._read(data, piece, budget or Budget()))
+            value = self._read(data, piece, budget or Budget())
+            if value is not None:
+                self.put(value)
 
-    def put(self, value: Decimal | Reason | None) -> None:
+    def put(self, value: Decimal | Reason) -> None:
         """What the next piece is worth. What cannot be read spoils a sum, and a last value."""
-        if value is None:
-            return
         if not self._summed or self._found is None:
             self._found = value
         elif isinstance(self._found, Decimal):
