@@ -159,12 +159,12 @@ class UsageFlowMiddleware:
             return message
 
         given: Receive = receive_observed
-        if match.include_usage:
-            scope, given, send = await ask_for_usage(
-                scope, receive_observed, send, self._limits.body_bytes_max
-            )
-            exchange.scope = scope  # the one in which the app keeps its state
         try:
+            if match.include_usage:
+                scope, given, send = await ask_for_usage(
+                    scope, receive_observed, send, self._limits.body_bytes_max
+                )
+                exchange.scope = scope  # the one in which the app keeps its state
             await self._app(scope, given, self._holding(match, exchange, started_s, send))
         except BaseException as error:
             if not exchange.settled:
