@@ -246,7 +246,7 @@ def test_14_answers_that_vanish_lose_and_double_nothing(
 
 def test_15_few_sockets_and_an_end(edge: Callable[..., Any], peer: Any, kit: Any) -> None:
     """Weakness: ten sockets for each worker, and no way to close them. Ours has one for policies
-    and one for events; when the app ends, what is spooled is shipped, sockets close and threads end.
+    and one for events. When the app ends, what is spooled is shipped, sockets and threads end.
     """
     before = {thread.name for thread in threading.enumerate()}
     peer.publish(kit.policy("POST /call"))
