@@ -76,6 +76,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
         (b"data: 1\n\ndata: 2\n\n", [b"1", b"2"]),
         (b"data:1\r\n\r\ndata:2\r\r", [b"1", b"2"]),
         (b"data: 1\r\n\rdata: 2\n\r\n", [b"1", b"2"]),
+        (b"data: 1\r\ndata: 2\r\n\r\n", [b"1\n2"]),
         (b"\xef\xbb\xbfdata: 1\n\n", [b"1"]),
         (b": ping\n\n: pong\ndata: 1\n: x\n\n", [b"1"]),
         (b"event: x\nid: 7\ndata: 1\nretry: 5\n\n", [b"1"]),
@@ -168,6 +169,7 @@ def test_other_bodies_are_no_streams(content_type: bytes) -> None:
         ),
         ("response.body.n || `9`", ["{}", '{"n": 4}', "{}"], "4", "4"),
         ("response.body.n || `9`", ["{}", "{}"], "9", "9"),
+        ("response.body.n || `9`", ['{"n": 4}', '{"m": {"n": 1}}', '{"n": null}'], "4", "4"),
         ("response.body.n || request.body.n", ["{}"], "8", "8"),
         ("mul(response.body.n, request.body.n)", ['{"n": 2}', '{"n": 3}'], "24", "40"),
         ("response.body.choices[0].n", ['{"choices": [{"n": 3}]}', '{"choices": []}'], "3", "3"),
@@ -220,16 +222,17 @@ def test_a_part_of_the_stream_counts_as_far_as_it_came(facts: Callable[..., Fact
 
 
 @pytest.mark.parametrize("content_type", [SSE, NDJSON])
+@pytest.mark.parametrize("name", [b"n", b"other"])
 def test_an_event_that_is_too_large_is_passed_over(
-    facts: Callable[..., Facts], content_type: bytes
+    facts: Callable[..., Facts], name: bytes, content_type: bytes
 ) -> None:
     """Its value is unknown: the sum is none, and the last value only if it comes later."""
     ahead, after = (b"data: ", b"\n\n") if content_type == SSE else (b"", b"\n")
     value = ahead + b'{"n": 5}' + after
-    large = ahead + b'{"n": 6, "x": "%b"}' % (b"x" * 100) + after
-    for data, last in ((value + large, TOO_LARGE), (large + value, Decimal(5))):
-        for step in (1, 7, 1_000):
-            chunks = cut(data, range(0, len(data), step))
+    large = ahead + b'{"%b": "%b"}' % (name, b"x" * 100) + after
+    for first, second, last in ((value, large, TOO_LARGE), (large, value, Decimal(5))):
+        data = first + second
+        for chunks in (cut(data, range(len(data))), cut(data, [7, 30]), [data], [first, second]):
             for mode, expected in zip(MODES, (last, TOO_LARGE), strict=True):
                 found = counted(
                     facts(),
@@ -378,6 +381,13 @@ def test_an_event_of_too_many_lines_is_too_large(facts: Callable[..., Facts]) ->
     """Line by line they would keep the processor busy."""
     event = b'data: {"n": 1\n' + b"data: \n" * EVENT_LINES_MAX + b"data: }\n\n"
     assert counted(facts(), [event], "response.body.n") == TOO_LARGE
+
+
+def test_only_events_with_the_last_name_are_read(facts: Callable[..., Facts]) -> None:
+    """A chat API that is asked for usage says `"usage": null` in every chunk."""
+    begin = compile_quantity(TOKENS, parse_template("/")).tally
+    assert begin is not None
+    assert begin(facts(), [""]).needles == frozenset({b'"total_tokens"'})
 
 
 def test_a_stream_is_never_kept(facts: Callable[..., Facts]) -> None:
