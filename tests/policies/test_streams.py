@@ -419,3 +419,19 @@ def test_several_policies_share_a_stream(facts: Callable[..., Facts]) -> None:
             stream.feed(b"data: %b\n\n" % json.dumps(event).encode())
         stream.end()
     assert [tally.result() for tally in tallies] == [6, 1, 2]
+
+
+@given(
+    st.lists(
+        st.binary(max_size=30) | st.sampled_from([b'data: {"n": ', b"}\n\n", b"1", b"\r", b'"n"'])
+    ),
+    st.sampled_from([SSE, NDJSON, SEQ]),
+    st.sampled_from(["response.body.n", "add(response.body.n, `1`)", "response.body | @"]),
+)
+def test_nothing_makes_a_stream_raise(
+    facts: Callable[..., Facts], chunks: list[bytes], content_type: bytes, quantity: str
+) -> None:
+    """Any bytes in any chunks are a number or a reason."""
+    for mode in MODES:
+        found = counted(facts(), chunks, quantity, content_type, mode=mode, event_bytes_max=50)
+        assert isinstance(found, Decimal | Reason)
