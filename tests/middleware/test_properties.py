@@ -776,7 +776,6 @@ def size(message: Message) -> int:
     return len(data if data is not None else (message.get("text") or "").encode(errors="replace"))
 
 
-@pytest.mark.xfail(strict=True, reason="a body that goes on takes the end back")
 def test_a_conversation_that_has_ended_stays_ended() -> None:
     """What an app sends to a client that has left reaches nobody and is not counted."""
     template = {"type": "websocket", "path": "/metered/1", "headers": list}

@@ -7,20 +7,14 @@ no buffering per request.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-import uuid_utils
-
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.config import Durability, Settings
-from usageflow.events import Identity, UsageEvent
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.middleware.conversation import Conversation
 from usageflow.middleware.discovery import Discovery
@@ -29,21 +23,16 @@ from usageflow.middleware.feed import Feed, open_feed
 from usageflow.middleware.limits import Limits
 from usageflow.middleware.metadata import Provider, check_providers
 from usageflow.middleware.parts import Pace, PartTimer
+from usageflow.middleware.readiness import Readiness
+from usageflow.middleware.settlement import Settlement
 from usageflow.middleware.usage_asked import ask_for_usage
 from usageflow.middleware.websocket import refuse_websocket, serve_websocket
-from usageflow.policies import Match, evaluate, evaluate_part
+from usageflow.policies import Match
 from usageflow.policies.paths import route_path
 from usageflow.recorder import Hold, Recorder
-from usageflow.recorder.process import after_fork
-
-log = logging.getLogger("usageflow.middleware")
 
 RETRY_AFTER_S: Final = 5
 """What a refused client is asked to wait: a disk that is full is seldom free again sooner."""
-FIRST_POLICIES_POLL_S: Final = 0.05
-"""Pause between two looks for the first policies: well below what a person notices."""
-LOGGED_KINDS_MAX: Final = 100
-"""Kinds of failures told one by one; messages with changing texts must not fill the memory."""
 
 _UNAVAILABLE: Final = (
     b'{"error":{"code":"metering_unavailable","message":"This request cannot be metered now and '
@@ -93,31 +82,25 @@ class UsageFlowMiddleware:
             self._discovery = Discovery(settings.discovery_endpoints_max)
         self._feed = feed or open_feed(settings, self._discovery)
         self._recorder = recorder or Recorder.of(settings)
-        self._durable = settings.durability == "durable"
+        self._settlement = Settlement(self._recorder, durable=settings.durability == "durable")
+        self._readiness = Readiness(self._feed, self._recorder, settings.policy_wait_s)
         self._limits = Limits.of(settings)
         self._pace = Pace(settings.part_interval_s, settings.part_messages)
-        self._policy_wait_s = settings.policy_wait_s
-        self._ready = False
-        self._waited = False
-        self._missed = 0
-        self._missed_since: datetime | None = None
-        self._logged: set[str] = set()
-        after_fork(self._begin_anew)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         kind = scope["type"]
         if kind in ("http", "websocket"):
-            if not self._ready:
-                await self._get_ready()
-                if not self._ready:
-                    self._miss()
+            if not self._readiness.reached:
+                await self._readiness.wait()
+                if not self._readiness.reached:
+                    self._readiness.miss()
             match, path = self._match(scope["method"] if kind == "http" else WEBSOCKET, scope)
             if match is not None:
                 serve = self._metered if kind == "http" else self._metered_websocket
                 await serve(match, path, scope, receive, send)
                 return
-            if self._discovery is not None and self._ready and kind == "http":
+            if self._discovery is not None and self._readiness.reached and kind == "http":
                 observation = self._discovery.begin(scope, path)
                 if observation is not None:
                     await observation.through(self._app, receive, send)
@@ -130,7 +113,7 @@ class UsageFlowMiddleware:
     def close(self) -> None:
         """Write and ship what is left, within `drain_timeout_s`, and stop. Blocks; see `aclose`."""
         self._feed.close()
-        self._tell_missed()
+        self._readiness.tell_missed()
         self._recorder.close()
 
     async def aclose(self) -> None:
@@ -181,7 +164,9 @@ class UsageFlowMiddleware:
         """A `send` that holds back the message that completes the response."""
         parts: PartTimer | None = None
         if match.grows:
-            parts = PartTimer(self._pace.seconds, partial(self._record_stream, match, exchange))
+            parts = PartTimer(
+                self._pace.seconds, partial(self._settlement.settle_stream, match, exchange)
+            )
 
         def send_held(message: Message) -> Awaitable[None]:
             if exchange.sends(message):
@@ -204,7 +189,7 @@ class UsageFlowMiddleware:
         )
 
         def record(*, last: bool) -> Hold | None:
-            hold = self._record_part(match, conversation, last=last)
+            hold = self._settlement.settle_part(match, conversation, last=last)
             conversation.was_recorded()
             return hold
 
@@ -232,91 +217,21 @@ class UsageFlowMiddleware:
                 scope.get("raw_path") or b"",
             )
         except Exception as error:  # noqa: BLE001 - metering must not break the app
-            self._log_once("match", error)
+            self._settlement.log_once("match", error)
             return None, ""
         return match, path
 
-    def _record_stream(self, match: Match, exchange: Exchange) -> None:
-        if not exchange.settled:
-            self._record_part(match, exchange, last=False)
-
-    def _record_part(
-        self, match: Match, facts: Exchange | Conversation, *, last: bool
-    ) -> Hold | None:
-        """Record what passed since the last time; only the end of a WebSocket is waited for."""
-        try:
-            events = evaluate_part(
-                match,
-                facts,
-                last=last,
-                now=datetime.now(UTC),
-                new_id=_new_id,
-            )
-            if not events:
-                return None
-            loop = asyncio.get_running_loop() if self._durable and last else None
-            return self._recorder.record(events, loop)
-        except Exception as error:  # noqa: BLE001 - metering must not break the app
-            self._log_once("record", error)
-            return None
-
     def _settle(self, match: Match, exchange: Exchange, started_s: float) -> Hold | None:
-        """Evaluate and record once; what to await before the client may see the end."""
-        exchange.settled = True
         exchange.duration_ms = int((time.perf_counter() - started_s) * 1000)
-        try:
-            events = evaluate(match, exchange, now=datetime.now(UTC), new_id=_new_id)
-            if not events:
-                return None
-            loop = asyncio.get_running_loop() if self._durable else None
-            return self._recorder.record(events, loop)
-        except Exception as error:  # noqa: BLE001 - metering must not break the app
-            self._log_once("record", error)
-            return None
-
-    def _log_once(self, where: str, error: Exception) -> None:
-        key = f"{where}: {error!r}"
-        if key not in self._logged and len(self._logged) < LOGGED_KINDS_MAX:
-            self._logged.add(key)
-            log.error("metering failed in %s; requests are served", where, exc_info=error)
-
-    async def _get_ready(self) -> None:
-        """Wait for the first policies ever, once; later requests pass unmetered and are counted."""
-        self._feed.start()
-        deadline_s = time.monotonic() + self._policy_wait_s
-        while not (self._feed.loaded or self._waited):
-            if time.monotonic() >= deadline_s:
-                self._waited = True
-                log.error("no policies after %g s; requests pass unmetered", self._policy_wait_s)
-            await asyncio.sleep(FIRST_POLICIES_POLL_S)
-        if self._feed.loaded:
-            self._ready = True
-            self._tell_missed()
-
-    def _begin_anew(self) -> None:
-        """In a forked child, which has no threads: its first request starts them, if one comes."""
-        self._ready = False
-
-    def _miss(self) -> None:
-        self._missed += 1
-        self._missed_since = self._missed_since or datetime.now(UTC)
-
-    def _tell_missed(self) -> None:
-        """Requests before the first policies belong to nobody; a row says that they were there."""
-        missed, since = self._missed, self._missed_since
-        self._missed, self._missed_since = 0, None
-        if since is not None:
-            self._recorder.record([_missed_event(missed, since)])
+        return self._settlement.settle(match, exchange)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def receive_observed() -> Message:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._recorder.start()
-                await self._get_ready()
-                await asyncio.get_running_loop().run_in_executor(
-                    None, self._feed.wait_for_keys, self._policy_wait_s
-                )
+                await self._readiness.wait()
+                await self._readiness.wait_for_keys()
             return message
 
         async def send_observed(message: Message) -> None:
@@ -340,21 +255,3 @@ async def _refuse(send: Send) -> None:
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": _UNAVAILABLE})
-
-
-def _missed_event(requests: int, since: datetime) -> UsageEvent:
-    return UsageEvent(
-        id=_new_id(),
-        policy="(none)",
-        policy_version="(none)",
-        metric="(unknown)",
-        identity=Identity("(unknown)", None),
-        quantity=Decimal(requests),
-        occurred_at=since,
-        state="gap",
-        reason=f"{requests} requests were served before any policy could be loaded",
-    )
-
-
-def _new_id() -> str:
-    return str(uuid_utils.uuid7())

@@ -134,7 +134,7 @@ class Conversation:
         elif kind == "websocket.http.response.start":
             self._answer(message["status"], message)
         elif kind == "websocket.http.response.body":
-            self.ended = not message.get("more_body", False)
+            self.ended = self.ended or not message.get("more_body", False)
         elif kind == "websocket.close":
             if self.status is None:
                 self._answer(_REFUSED, message)

@@ -138,6 +138,9 @@ class Body:
 
         `headers` are those of the same message: they say what the bytes mean.
         """
+        problem = self.unusable(label)  # which may change until the body has ended
+        if problem is not None:
+            return problem
         if self._document is _UNREAD:
-            self._document = self.unusable(label) or read_document(self.data, headers, label)
+            self._document = read_document(self.data, headers, label)
         return self._document

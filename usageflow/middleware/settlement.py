@@ -1,0 +1,75 @@
+"""From facts to recorded events, at the moment that the shell says. Never raises into the app."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import uuid_utils
+
+from usageflow.events import UsageEvent
+from usageflow.middleware.conversation import Conversation
+from usageflow.middleware.exchange import Exchange
+from usageflow.policies import Match, evaluate, evaluate_part
+from usageflow.recorder import Hold, Recorder
+
+log = logging.getLogger("usageflow.middleware")
+
+LOGGED_KINDS_MAX: Final = 100
+"""Kinds of failures told one by one; messages with changing texts must not fill the memory."""
+
+
+class Settlement:
+    """Evaluates and records. What it returns is to be awaited before the client may see the end."""
+
+    def __init__(self, recorder: Recorder, *, durable: bool) -> None:
+        self._recorder = recorder
+        self._durable = durable
+        self._logged: set[str] = set()
+
+    def settle(self, match: Match, exchange: Exchange) -> Hold | None:
+        """Record what an exchange is worth; once, when it is over."""
+        exchange.settled = True
+        return self._recorded(
+            lambda: evaluate(match, exchange, now=datetime.now(UTC), new_id=new_id), held=True
+        )
+
+    def settle_part(
+        self, match: Match, facts: Exchange | Conversation, *, last: bool
+    ) -> Hold | None:
+        """Record what passed since the last time; only the end of a WebSocket is waited for."""
+        return self._recorded(
+            lambda: evaluate_part(match, facts, last=last, now=datetime.now(UTC), new_id=new_id),
+            held=last,
+        )
+
+    def settle_stream(self, match: Match, exchange: Exchange) -> None:
+        """Record a part of a stream, unless it is over."""
+        if not exchange.settled:
+            self.settle_part(match, exchange, last=False)
+
+    def log_once(self, where: str, error: Exception) -> None:
+        """Metering failed; told once for each kind of failure."""
+        key = f"{where}: {error!r}"
+        if key not in self._logged and len(self._logged) < LOGGED_KINDS_MAX:
+            self._logged.add(key)
+            log.error("metering failed in %s; requests are served", where, exc_info=error)
+
+    def _recorded(
+        self, evaluated: Callable[[], Sequence[UsageEvent]], *, held: bool
+    ) -> Hold | None:
+        try:
+            events = evaluated()
+            if not events:
+                return None
+            loop = asyncio.get_running_loop() if held and self._durable else None
+            return self._recorder.record(events, loop)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self.log_once("record", error)
+            return None
+
+
+def new_id() -> str:
+    """The id of an event, minted here and nowhere else (RFC 9562, version 7)."""
+    return str(uuid_utils.uuid7())
