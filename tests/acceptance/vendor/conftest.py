@@ -8,7 +8,10 @@ import asyncio
 import contextlib
 import gzip
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -63,6 +66,7 @@ class Served:
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.app: Any = app
         config = uvicorn.Config(
             app,
             interface="asgi3",
@@ -101,9 +105,14 @@ class Edge:
         return self.served.url
 
     @property
+    def lines(self) -> list[bytes]:
+        """What is on its disk, as it is sent."""
+        return list(read_spool(Path(self.settings.spool_dir)))
+
+    @property
     def events(self) -> list[UsageEvent]:
         """What is on its disk."""
-        return [decode(line) for line in read_spool(Path(self.settings.spool_dir))]
+        return [decode(line) for line in self.lines]
 
     def measured(self) -> list[tuple[str | None, Any, str]]:
         """Identity, quantity and state of each event on its disk."""
@@ -113,19 +122,28 @@ class Edge:
         """A client of the app."""
         return httpx.Client(base_url=self.url, trust_env=False, timeout=PATIENCE_S, **options)
 
+    @property
+    def middleware(self) -> UsageFlowMiddleware:
+        """Ours, which an app with middlewares of its own builds at its first message."""
+        found = getattr(self.app, "middleware_stack", None) or self.served.app
+        while not isinstance(found, UsageFlowMiddleware):
+            found = found.app
+        return found
+
     def stop(self) -> None:
         """End the app in good order."""
         self.served.stop()
+        self.middleware.close()  # a server without a lifespan does not say that it ends
 
 
 @pytest.fixture
 def edge(tmp_path: Path) -> Iterator[Callable[..., Edge]]:
     """`edge(app, toml, **settings)`: serve an app with the middleware; without policies in TOML,
-    the settings name a server.
+    the settings name a server. With `lifespan=False` the server does not say when it starts.
     """
     started: list[Edge] = []
 
-    def start(app: Any, toml: str | None = None, **settings: Any) -> Edge:
+    def start(app: Any, toml: str | None = None, *, lifespan: bool = True, **settings: Any) -> Edge:
         place = tmp_path / f"edge-{len(started)}"
         place.mkdir()
         if toml is not None:
@@ -133,7 +151,7 @@ def edge(tmp_path: Path) -> Iterator[Callable[..., Edge]]:
             path.write_text(toml)
             settings["policies"] = str(path)
         chosen = Settings(**{"spool_dir": str(place / "spool"), **QUICK, **settings})
-        served = Served(metered(app, chosen))
+        served = Served(metered(app, chosen), lifespan=lifespan)
         started.append(Edge(app, chosen, served))
         return started[-1]
 
@@ -386,13 +404,70 @@ def silent() -> Iterator[Callable[..., Silent]]:
         each.stop()
 
 
+@dataclass
+class Program:
+    """A process of its own, and what it says; `{port}` in its command is where it listens."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    out: bytes = b""
+    err: bytes = b""
+
+    def stop(self) -> None:
+        """SIGTERM, and read what it said."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.out, self.err = self.process.communicate(timeout=PATIENCE_S)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most memory it ever held."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """`program("uvicorn", ..., USAGEFLOW_SERVER=...)`: start `python -m uvicorn ...`; it listens.
+
+    It runs in the test's directory, with nothing but these settings.
+    """
+    started: list[Program] = []
+
+    def start(*command: str, **settings: str) -> Program:
+        port = free_port()
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("USAGEFLOW_")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", *(part.format(port=port) for part in command)],
+            cwd=tmp_path,
+            env=inherited | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        started.append(Program(process, f"http://127.0.0.1:{port}"))
+        wait_for(lambda: process.poll() is not None or listens(port), "it listens")
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.stop()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @dataclass(frozen=True)
 class Kit:
     """What else the tests of this folder use."""
 
     policy: Callable[..., str] = policy
     wait_for: Callable[..., None] = wait_for
-    free_port: Callable[[], int] = free_port
+    read_spool: Callable[[Path], Iterator[bytes]] = read_spool
     events_path: str = EVENTS_PATH
     policies_path: str = POLICIES_PATH
 

@@ -228,12 +228,9 @@ def test_14_answers_that_vanish_lose_and_double_nothing(
     peer.lost_answers = 3
     metered = edge(api(), ship_timeout_s=0.2, **peer.settings)
     await_policies(metered, peer, kit)
-    middleware = metered.app.middleware_stack
-    while not isinstance(middleware, UsageFlowMiddleware):
-        middleware = middleware.app
     for _ in range(2):
-        middleware._feed.start()
-        middleware._recorder.start()
+        metered.middleware._feed.start()
+        metered.middleware._recorder.start()
     threads = Counter(thread.name for thread in threading.enumerate())
     assert {threads[f"usageflow-{name}"] for name in ("feed", "writer", "shipper")} == {1}
     assert burst(metered.url) == good()
