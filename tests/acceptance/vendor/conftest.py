@@ -211,8 +211,8 @@ class Heard:
 class Peer:
     """A UsageFlow server: its API over a database, on a port that stays its own.
 
-    `held` paths are answered once they are no longer held; `unread` ones are not even read;
-    `lost_answers` batches are taken for good, and their answer never comes.
+    `held` paths are answered once they are no longer held; `broken` ones with a status and a body
+    instead; `lost_answers` batches are taken for good, and their answer never comes.
     """
 
     database: Database
@@ -220,7 +220,7 @@ class Peer:
     api_key: str
     port: int
     held: set[str] = field(default_factory=set)
-    unread: set[str] = field(default_factory=set)
+    broken: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     lost_answers: int = 0
     heard: list[Heard] = field(default_factory=list)
     waiting: Counter[str] = field(default_factory=Counter)
@@ -241,7 +241,6 @@ class Peer:
     def stop(self) -> None:
         """Listen no more; open connections are closed."""
         self.held.clear()
-        self.unread.clear()
         if self.served is not None:
             self.served.stop()
             self.served = None
@@ -273,7 +272,6 @@ class Peer:
         assert self.served is not None
         open_now = len(self.served.server.server_state.connections)
         self.connections_max = max(self.connections_max, open_now)
-        await self._wait(heard.path, self.unread)
 
         async def hearing() -> Message:
             message = await receive()
@@ -282,34 +280,29 @@ class Peer:
 
         async def answering(message: Message) -> None:
             if message["type"] == "http.response.start":
-                await self._wait(heard.path, self.held)
+                await self._wait(heard.path)
                 self.answered[heard.path, message["status"]] += 1
             await send(message)
 
-        if heard.path == EVENTS_PATH and self.lost_answers:
+        if heard.path in self.broken:
+            status, content = self.broken[heard.path]
+            await answering({"type": "http.response.start", "status": status, "headers": []})
+            await answering({"type": "http.response.body", "body": content})
+        elif heard.path == EVENTS_PATH and self.lost_answers:
             self.lost_answers -= 1
             await self._api(scope, hearing, _nowhere)
             while (await receive())["type"] != "http.disconnect":
                 pass
-            return
-        await self._api(scope, hearing, answering)
+        else:
+            await self._api(scope, hearing, answering)
 
-    async def _wait(self, path: str, paths: set[str]) -> None:
+    async def _wait(self, path: str) -> None:
         self.waiting[path] += 1
-        with contextlib.closing(_Left(self.waiting, path)):
-            while path in paths:  # noqa: ASYNC110 - another thread changes it
+        try:
+            while path in self.held:  # noqa: ASYNC110 - another thread changes it
                 await asyncio.sleep(0.005)
-
-
-@dataclass
-class _Left:
-    """One less is waiting, when closed."""
-
-    waiting: Counter[str]
-    path: str
-
-    def close(self) -> None:
-        self.waiting[self.path] -= 1
+        finally:
+            self.waiting[path] -= 1
 
 
 async def _nowhere(_: Message) -> None:

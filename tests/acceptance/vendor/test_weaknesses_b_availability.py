@@ -21,7 +21,7 @@ from usageflow import UsageFlowMiddleware
 from usageflow._types import Receive, Scope, Send
 from usageflow.config import Settings
 
-REQUESTS = 200
+REQUESTS = 100
 CONCURRENCY = 32
 BODY = b"x" * 100_000
 
@@ -226,12 +226,13 @@ def test_14_answers_that_vanish_lose_and_double_nothing(
     """
     peer.publish(kit.policy("POST /call"))
     peer.lost_answers = 3
+    before = set(threading.enumerate())
     metered = edge(api(), ship_timeout_s=0.2, **peer.settings)
     await_policies(metered, peer, kit)
     for _ in range(2):
         metered.middleware._feed.start()
         metered.middleware._recorder.start()
-    threads = Counter(thread.name for thread in threading.enumerate())
+    threads = Counter(thread.name for thread in set(threading.enumerate()) - before)
     assert {threads[f"usageflow-{name}"] for name in ("feed", "writer", "shipper")} == {1}
     assert burst(metered.url) == good()
     assert identities(peer.await_ledger(REQUESTS)) == expected()
