@@ -1,32 +1,24 @@
-"""Whatever an app, a client and a server do: nothing changes but that usage is recorded, once.
-
-Random conversations run twice, without the middleware and with it, under policies of every kind.
-"""
+"""Random conversations, played without the middleware and with it, under policies of every kind."""
 
 import asyncio
 import gzip
 import importlib
 import zlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, cast
 
 import jwt
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.config import Settings
 from usageflow.events import UsageEvent, decode, encode
 from usageflow.middleware import FixedFeed, UsageFlowMiddleware
-from usageflow.middleware.exchange import Exchange
-from usageflow.middleware.limits import Limits
-from usageflow.policies import PolicySet, evaluate, parse_file
+from usageflow.policies import PolicySet, parse_file
 from usageflow.policies.surroundings import Surroundings
 from usageflow.recorder import Hold, Recorder
 
@@ -97,6 +89,10 @@ SETS = {
     "closed": [table("calls", HEADER, '"request.bytes"', 'on_ledger_failure = "closed"\n')],
     "asked": [table("tokens", HEADER, '"response.body.usage.total"', "include_usage = true\n")],
 }
+COUNT_ALL = frozenset(
+    text.split('"')[1] for text in SETS["all"] if ALWAYS in text and "x-account = " not in text
+)
+"""Policies that leave an event for every request."""
 SOCKETS = [
     table(name, source, quantity).replace("ANY", "WEBSOCKET")
     for name, source, quantity in [
@@ -110,6 +106,8 @@ SOCKETS = [
         ("accepted", HEADER, '1\nwhen = "success"'),
     ]
 ]
+COUNT_SOCKETS = frozenset(text.split('"')[1] for text in SOCKETS if ALWAYS in text)
+"""Policies that leave an event for every connection."""
 
 
 @cache
@@ -266,89 +264,11 @@ def given_scope(template: dict[str, Any]) -> dict[str, Any]:
     return {**template, "headers": template["headers"]()}
 
 
-@st.composite
-def uploads(draw: st.DrawFn) -> list[Message]:
-    """What the server gives the app."""
-    chunks, _ = draw(body_and_headers())
-    more = draw(st.sampled_from([True, True, True, False]))
-    messages: list[Message] = [
-        {"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks
-    ]
-    if not more:
-        messages.append({"type": "http.request"})
-    elif draw(st.booleans()):
-        messages[-1] = {"type": "http.request", "body": chunks[-1], "more_body": False}
-    at = draw(st.integers(0, len(messages)))
-    return draw(
-        st.sampled_from([messages, [*messages[:at], {"type": "http.disconnect"}, *messages[at:]]])
-    )
+# One run
 
 
 Step = tuple[str, Any]
-
-
-@st.composite
-def orderly(draw: st.DrawFn) -> list[Step]:
-    """What a good app does, up to some point."""
-    chunks, headers = draw(body_and_headers())
-    shape = draw(st.sampled_from([list, tuple, iter]))
-    status = draw(st.sampled_from([200, 200, 200, 201, 204, 304, 404, 500]))
-    begin = {"type": "http.response.start", "status": status, "headers": (shape, headers)}
-    sends: list[Step] = [("send", begin)]
-    sends += [
-        ("send", {"type": "http.response.body", "body": chunk, "more_body": True})
-        for chunk in chunks
-    ]
-    if draw(st.booleans()):
-        sends[-1] = ("send", {**sends[-1][1], "more_body": False})
-    else:
-        sends.append(("send", {"type": "http.response.body"}))
-    if draw(st.integers(0, 5)) == 0:
-        begin["trailers"] = True
-        sends.append(("send", {"type": "http.response.trailers"}))
-    steps: list[Step] = [("receive", None)] * draw(st.integers(0, 6)) + sends
-    cut = draw(st.just(len(steps)) | st.integers(0, len(steps)))
-    return steps[:cut] + draw(st.sampled_from([[], [], [("raise", None)], [("cancelled", None)]]))
-
-
-anything = st.fixed_dictionaries(
-    {
-        "type": st.sampled_from(
-            [
-                "http.response.start",
-                "http.response.body",
-                "http.response.body",
-                "http.response.trailers",
-                "http.response.pathsend",
-                "http.response.zerocopysend",
-                "http.response.push",
-                "http.response.debug",
-                "made.up",
-            ]
-        ),
-        "status": st.sampled_from([200, 101, 204, 304, 404, 999]),
-    },
-    optional={
-        "headers": st.tuples(
-            st.sampled_from([list, tuple, iter]),
-            body_and_headers().map(lambda drawn: drawn[1]) | st.just([]),
-        ),
-        "body": contents,
-        "more_body": st.booleans(),
-        "trailers": st.booleans(),
-        "more_trailers": st.booleans(),
-        "path": st.just("/tmp/x"),
-    },
-)
-chaos = st.lists(
-    st.tuples(st.just("send"), anything)
-    | st.sampled_from([("receive", None), ("yield", None), ("raise", None), ("cancelled", None)]),
-    max_size=10,
-)
-scripts = orderly() | chaos
-
-
-# One run
+"""Something an app does, and the message of it."""
 
 
 @dataclass
@@ -469,35 +389,47 @@ class Run:
         return self
 
 
-def metered(app: ASGIApp, ledger: Ledger, name: str, limits: Settings) -> UsageFlowMiddleware:
-    """The middleware around the app."""
-    return UsageFlowMiddleware(
-        app,
+def staged(
+    name: str,
+    incoming: list[Message],
+    script: list[Step],
+    *,
+    gone: str = "http.disconnect",
+    slow: bool = False,
+    breaks_at: int | None = None,
+    limits: Settings = USUAL,
+) -> tuple[Run, Ledger, ASGIApp]:
+    """A conversation with the middleware, ready to be played."""
+    run = Run(App(script), Peer(incoming, gone, breaks_at))
+    ledger = Ledger(run.peer if slow else None)
+    metered = UsageFlowMiddleware(
+        run.app,
         settings=limits,
         feed=FixedFeed(policies(name)),
         recorder=cast("Recorder", ledger),
     )
+    return run, ledger, metered
 
 
 def both(
-    name: str,
     template: dict[str, Any],
     incoming: list[Message],
     script: list[Step],
+    name: str,
     *,
-    slow: bool = False,
     breaks_at: int | None = None,
-    limits: Settings = USUAL,
+    **options: Any,
 ) -> tuple[Run, Run, Ledger]:
-    """The conversation without the middleware and with it."""
-    gone = "http.disconnect" if template["type"] == "http" else "websocket.disconnect"
+    """The conversation without the middleware and with it, under the policies of this name."""
+    gone = f"{template['type']}.disconnect"
 
     async def play() -> tuple[Run, Run, Ledger]:
         alone = Run(App(script), Peer(incoming, gone, breaks_at))
         await alone.play(alone.app, given_scope(template))
-        with_it = Run(App(script), Peer(incoming, gone, breaks_at))
-        ledger = Ledger(with_it.peer if slow else None)
-        await with_it.play(metered(with_it.app, ledger, name, limits), given_scope(template))
+        with_it, ledger, metered = staged(
+            name, incoming, script, gone=gone, breaks_at=breaks_at, **options
+        )
+        await with_it.play(metered, given_scope(template))
         return alone, with_it, ledger
 
     return asyncio.run(play())
@@ -527,266 +459,29 @@ def assert_told(events: list[UsageEvent]) -> None:
             assert event.reason
 
 
-COUNT_ALL = frozenset(
-    text.split('"')[1] for text in SETS["all"] if ALWAYS in text and "x-account = " not in text
-)
-"""Policies that leave an event for every request."""
+@dataclass(frozen=True)
+class Theatre:
+    """Everything above, for the tests."""
 
-
-@settings(max_examples=300, deadline=None)
-@given(
-    template=scopes(),
-    incoming=uploads(),
-    script=scripts,
-    server=st.tuples(st.booleans(), st.none() | st.integers(0, 3)),
-    limits=st.sampled_from([SMALL, USUAL]),
-)
-def test_any_exchange_under_every_kind_of_policy(
-    template: dict[str, Any],
-    incoming: list[Message],
-    script: list[Step],
-    server: tuple[bool, int | None],
-    limits: Settings,
-) -> None:
-    """It passes untouched, and leaves exactly one event for each policy that counts requests."""
-    slow, breaks_at = server
-    alone, with_it, ledger = both(
-        "all", template, incoming, script, slow=slow, breaks_at=breaks_at, limits=limits
+    given_scope: Callable[..., Scope] = given_scope
+    made: Callable[..., Message] = made
+    both: Callable[..., tuple[Run, Run, Ledger]] = both
+    staged: Callable[..., tuple[Run, Ledger, ASGIApp]] = staged
+    assert_untouched: Callable[[Run, Run], None] = assert_untouched
+    assert_told: Callable[[list[UsageEvent]], None] = assert_told
+    policies: Callable[[str], PolicySet] = policies
+    scopes: Callable[..., st.SearchStrategy[dict[str, Any]]] = scopes
+    contents: st.SearchStrategy[bytes] = contents
+    bodies: Callable[..., st.SearchStrategy[tuple[list[bytes], list[tuple[bytes, bytes]]]]] = (
+        body_and_headers
     )
-    assert_untouched(alone, with_it)
-    assert (ledger.calls, ledger.early) == (1, 0)
-    left = Counter(event.policy for event in ledger.events)
-    assert max(left.values()) == 1
-    assert left.keys() >= COUNT_ALL
-    assert_told(ledger.events)
+    small: Settings = SMALL
+    usual: Settings = USUAL
+    count_all: frozenset[str] = COUNT_ALL
+    count_sockets: frozenset[str] = COUNT_SOCKETS
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    name=st.sampled_from(["calls", "closed"]),
-    template=scopes(),
-    incoming=uploads(),
-    script=scripts,
-    slow=st.booleans(),
-)
-def test_a_policy_that_needs_no_body_counts_the_same(
-    name: str,
-    template: dict[str, Any],
-    incoming: list[Message],
-    script: list[Step],
-    slow: bool,  # noqa: FBT001
-) -> None:
-    """One event for one request, also where nothing of it is kept."""
-    alone, with_it, ledger = both(name, template, incoming, script, slow=slow)
-    assert_untouched(alone, with_it)
-    assert (ledger.calls, ledger.early) == (1, 0)
-    (event,) = ledger.events
-    assert event.quantity is not None
-    if name == "calls":
-        assert event.quantity == 1
-    else:  # what the app read after its answer was complete is not in it
-        assert int(event.quantity) in accumulate(lengths(with_it.app.got), initial=0)
-    assert_told([event])
-
-
-def lengths(messages: list[Message]) -> list[int]:
-    """How much of a body each message has."""
-    return [len(message.get("body", b"")) for message in messages]
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    template=scopes(), incoming=uploads(), script=orderly(), limits=st.sampled_from([SMALL, USUAL])
-)
-def test_asking_for_usage_changes_what_it_says_and_nothing_else(
-    template: dict[str, Any], incoming: list[Message], script: list[Step], limits: Settings
-) -> None:
-    """Requests that ask for no stream, and what answers them, pass as they are."""
-    alone, with_it, ledger = both("asked", template, incoming, script, limits=limits)
-    assert type(with_it.error) is type(alone.error)
-    assert len(ledger.events) == 1
-    assert_told(ledger.events)
-    if with_it.app.headers == alone.app.headers:
-        assert with_it.app.got == alone.app.got
-        assert with_it.peer.said() == alone.peer.said()
-    else:
-        assert b"stream" in b"".join(message.get("body", b"") for message in with_it.app.got)
-        assert sum(lengths(with_it.peer.outgoing)) <= sum(lengths(alone.peer.outgoing))
-
-
-@settings(max_examples=200, deadline=None)
-@given(template=scopes(), incoming=uploads(), script=scripts)
-def test_an_exchange_keeps_little_and_completes_once(
-    template: dict[str, Any], incoming: list[Message], script: list[Step]
-) -> None:
-    """Whatever passes, in whatever order: bounded memory, one completion, and facts to evaluate."""
-    scope = given_scope(template) | {"headers": list(template["headers"]())}
-    match = policies("all").match("POST", scope["path"], scope["headers"])
-    assert match is not None
-    subject = Exchange(match, scope, scope["path"], Limits.of(SMALL), started_at_s=1_800_000_000)
-    completed = 0
-    for message in incoming:
-        subject.received(message)
-    for kind, what in script:
-        if kind == "send":
-            completed += subject.sends(made(what))
-        elif kind != "yield":
-            subject.received({"type": "http.disconnect"})
-        for body in (subject.request_body, subject.response_body):
-            bound = SMALL.decoded_bytes_max if body._decoder else SMALL.body_bytes_max
-            assert sum(map(len, body._chunks)) <= bound
-            held = getattr(getattr(body._stream, "_splitter", None), "_held", b"")
-            assert len(held) <= SMALL.stream_event_bytes_max + 2
-    assert completed == subject.complete
-    if not subject.complete:
-        subject.abandon()
-    ids = iter(range(1_000))
-    events = evaluate(match, subject, now=datetime.now(UTC), new_id=lambda: str(next(ids)))
-    assert {event.policy for event in events} >= COUNT_ALL
-    assert_told(events)
-
-
-def test_who_is_cancelled_while_the_disk_writes_is_counted_once() -> None:
-    """The client does not get the end, the usage is there, and the cancellation passes."""
-    template = {"type": "http", "method": "GET", "path": "/metered/1", "headers": list}
-    script: list[Step] = [
-        ("send", {"type": "http.response.start", "status": 200, "headers": (list, [])}),
-        ("send", {"type": "http.response.body", "body": b"{}"}),
-    ]
-
-    async def play() -> None:
-        run = Run(App(script), Peer([], "http.disconnect", None))
-        ledger = Ledger(run.peer)
-        app = metered(run.app, ledger, "all", USUAL)
-        serving = asyncio.ensure_future(app(given_scope(template), run.peer.receive, run.peer.send))
-        while not ledger.calls:  # noqa: ASYNC110 - it is the loop's own work
-            await asyncio.sleep(0)
-        serving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await serving
-        assert ledger.calls == 1
-        assert [message["type"] for message in run.peer.outgoing] == ["http.response.start"]
-
-    asyncio.run(play())
-
-
-# WebSockets
-
-
-messages_in = st.sampled_from(
-    [
-        {"type": "websocket.receive", "text": '{"n": 2}'},
-        {"type": "websocket.receive", "bytes": b'{"n": 0.5}', "text": None},
-        {"type": "websocket.receive", "text": "\ud800", "bytes": None},
-        {"type": "websocket.receive", "bytes": b"\xff" * 50},
-        {"type": "websocket.receive", "text": '{"n": "x"}'},
-        {"type": "websocket.receive"},
-    ]
-)
-messages_out = st.sampled_from(
-    [
-        {"type": "websocket.send", "text": '{"n": 3}'},
-        {"type": "websocket.send", "bytes": b"[" * 2_000},
-        {"type": "websocket.send", "text": '{"n": -1}'},
-        {"type": "websocket.send", "bytes": None, "text": ""},
-    ]
-)
-CLOSES: list[list[dict[str, Any]]] = [
-    [{"type": "websocket.close", "code": 4000}],
-    [{"type": "websocket.close"}, {"type": "websocket.close"}],
-    [],
-]
-REFUSALS: list[list[dict[str, Any]]] = [
-    [
-        {"type": "websocket.http.response.start", "status": 402, "headers": (iter, [])},
-        {"type": "websocket.http.response.body"},
-    ],
-    [{"type": "websocket.http.response.body"}],
-]
-
-
-@st.composite
-def talks(draw: st.DrawFn) -> list[Step]:
-    """What an app does with a WebSocket, in order or not."""
-    accept = {"type": "websocket.accept", "headers": (iter, [(b"a", b"b")])}
-    steps: list[Step] = [("receive", None)] * draw(st.integers(0, 2))
-    accepted = draw(st.booleans())
-    steps += [("send", accept)] * accepted
-    steps += draw(
-        st.lists(
-            st.tuples(st.just("send"), messages_out) | st.sampled_from([("receive", None)]),
-            max_size=12,
-        )
-    )
-    ends = CLOSES if accepted else CLOSES + REFUSALS
-    steps += [("send", message) for message in draw(st.sampled_from(ends))]
-    cut = draw(st.just(len(steps)) | st.integers(0, len(steps)))
-    return steps[:cut] + draw(st.sampled_from([[], [], [("raise", None)], [("cancelled", None)]]))
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    template=scopes("websocket"),
-    incoming=st.lists(messages_in, max_size=8),
-    script=talks(),
-    breaks_at=st.none() | st.integers(0, 4),
-)
-def test_any_conversation_under_every_kind_of_policy(
-    template: dict[str, Any], incoming: list[Message], script: list[Step], breaks_at: int | None
-) -> None:
-    """It passes untouched, one connection is one, and the parts add up to what passed."""
-    connect: Message = {"type": "websocket.connect"}
-    alone, with_it, ledger = both(
-        "sockets", template, [connect, *incoming], script, breaks_at=breaks_at
-    )
-    assert_untouched(alone, with_it)
-    assert_told(ledger.events)
-    total: Counter[str] = Counter()
-    for event in ledger.events:
-        total[event.policy] += int(event.quantity or 0)
-    got, sent = passed(with_it.app)
-    assert (total["into"], total["out"]) == (len(got), len(sent))
-    assert total["size"] == sum(map(size, got + sent))
-    assert total["connections"] == 1
-    told = Counter(event.policy for event in ledger.events)
-    assert told["connections"] == 1
-    assert told.keys() - {"accepted"} == {
-        text.split('"')[1] for text in SOCKETS if "success" not in text
-    }
-
-
-def passed(app: App) -> tuple[list[Message], list[Message]]:
-    """The messages in and out before the conversation had ended."""
-    got, sent = iter(app.got), iter(app.sent)
-    found: tuple[list[Message], list[Message]] = ([], [])
-    for kind, _ in app.script:
-        message = next(got if kind == "receive" else sent, None)
-        if message is None or message["type"] in ("websocket.disconnect", "websocket.close"):
-            break
-        if message["type"] in ("websocket.receive", "websocket.send"):
-            found[kind == "send"].append(message)
-        if message["type"].endswith("response.body") and not message.get("more_body"):
-            break
-    return found
-
-
-def size(message: Message) -> int:
-    """Bytes of a message's content."""
-    data = message.get("bytes")
-    return len(data if data is not None else (message.get("text") or "").encode(errors="replace"))
-
-
-def test_a_conversation_that_has_ended_stays_ended() -> None:
-    """What an app sends to a client that has left reaches nobody and is not counted."""
-    template = {"type": "websocket", "path": "/metered/1", "headers": list}
-    message = {"type": "websocket.send", "text": "{}"}
-    going_on = {"type": "websocket.http.response.body", "more_body": True}
-    script: list[Step] = [
-        ("send", {"type": "websocket.accept"}),
-        ("receive", None),
-        *[("send", message)] * SMALL.part_messages,
-        ("send", going_on),
-    ]
-    _, _, ledger = both("sockets", template, [], script)
-    quantities = {event.policy: event.quantity for event in ledger.events}
-    assert quantities["out"] == 0
+@pytest.fixture(scope="session")
+def theatre() -> Theatre:
+    """The tools of this folder."""
+    return Theatre()
