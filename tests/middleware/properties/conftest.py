@@ -457,6 +457,8 @@ def assert_told(events: list[UsageEvent]) -> None:
             assert event.identity.value
         if event.state in ("inbox", "skipped"):
             assert event.reason
+        assert "internal error" not in (event.reason or "")
+        assert not set(event.identity.value or "") & set("\0\n")
 
 
 @dataclass(frozen=True)
