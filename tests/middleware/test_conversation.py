@@ -66,15 +66,13 @@ class Talk:
 
     def events(self, *, last: bool = False) -> list[UsageEvent]:
         """The events of this part."""
-        events = evaluate_part(
+        return evaluate_part(
             self.match,
             self.facts,
             last=last,
             now=NOW,
             new_id=lambda: str(next(self._ids)),
         )
-        self.facts.was_recorded()
-        return events
 
     def sent(self, *texts: str) -> None:
         """Messages of the app."""
@@ -213,6 +211,51 @@ def test_binary_and_odd_messages_are_counted() -> None:
     talk.facts.received({"type": "websocket.receive", "bytes": None, "text": "\ud800"})
     talk.facts.sends({"type": "websocket.send"})
     assert talk.part() == {"size": ("counted", Decimal(3)), "messages": ("counted", Decimal(3))}
+
+
+@pytest.mark.parametrize(
+    ("quantity", "total"),
+    [
+        ("ceil(div(websocket.seconds, `60`))", 2),
+        ("add(websocket.messages, `5`)", 14),
+        ("floor(div(websocket.messages, `2`))", 4),
+        ("div(websocket.bytes, websocket.messages)", 3),
+    ],
+)
+def test_parts_of_any_expression_add_up_to_the_whole(quantity: str, total: int) -> None:
+    """A part is what the quantity is by now, less what was recorded: rounding happens once."""
+    talk = Talk(one=f'"{quantity}"')
+    talk.facts.sends(ACCEPT)
+    counted = Decimal()
+    for number in range(9):
+        talk.sent("abc")
+        talk.facts.duration_ms = (number + 1) * 10_000
+        part = talk.part(last=number == 8)
+        counted += part["one"][1] if part else 0
+    assert counted == total
+
+
+def test_what_cannot_be_measured_is_told_once() -> None:
+    """An expression that fails leaves one row at the end, not one at each tick."""
+    talk = Talk(one='"div(`1`, websocket.messages_in)"')
+    talk.facts.sends(ACCEPT)
+    assert [talk.part() for _ in range(5)] == [{}] * 5
+    (event,) = talk.events(last=True)
+    assert (event.state, event.reason) == (
+        "inbox",
+        "div(`1`, websocket.messages_in): division by zero",
+    )
+
+
+def test_on_missing_counts_once() -> None:
+    """However many parts had nothing to read."""
+    talk = Talk(one='"websocket.sent.n"\non_missing = 100')
+    talk.facts.sends(ACCEPT)
+    seen = []
+    for number in range(4):
+        talk.sent('{"n": "many"}')
+        seen.append(talk.part(last=number == 3))
+    assert seen == [{"one": ("counted", Decimal(100))}, {}, {}, {}]
 
 
 MESSAGES = st.sampled_from([b"", b"{", b'{"n": 1}', b'{"n": null}', b'{"n": 0.25}', b"[[1]]"])

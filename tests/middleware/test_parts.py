@@ -130,3 +130,46 @@ def test_a_stream_whose_parts_were_all_recorded_adds_nothing(kit: Any) -> None:
 
     asyncio.run(run())
     assert counted(recorder, "tokens") == [2]
+
+
+def test_the_end_waits_for_the_part_before_it(kit: Any) -> None:
+    """The client has the end of a stream only when all of its usage is on disk."""
+    recorder = kit.ManualRecorder(at_once=False)
+
+    async def run() -> None:
+        tap = Tap(kit)
+        toml = SUMMED.split("[[policy]]")[1] % "measured"
+        app = kit.wrap(tap, recorder, "[[policy]]" + toml, part_interval_s=0.01)
+        client = kit.Client()
+        serving = asyncio.ensure_future(app(kit.scope(), client.receive, client.send))
+        tap.chunks.put_nowait(LINE)
+        await until(lambda: counted(recorder, "tokens"))
+        tap.chunks.put_nowait(None)
+        await asyncio.sleep(0.02)
+        assert client.outgoing[-1].get("more_body") is True
+        recorder.holds[-1].release(durable=True)
+        await serving
+
+    asyncio.run(run())
+
+
+def test_a_stream_that_is_over_is_not_recorded_again(kit: Any) -> None:
+    """The timer fires once more, and one timer serves many chunks."""
+    recorder, timers = kit.ManualRecorder(), []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        later = loop.call_later
+        loop.call_later = lambda *args: timers.append(args) or later(*args)  # type: ignore[method-assign,func-returns-value]
+        tap = Tap(kit)
+        app = kit.wrap(tap, recorder, SUMMED % "measured", part_interval_s=0.02)
+        client = kit.Client()
+        for _ in range(5):
+            tap.chunks.put_nowait(LINE)
+        tap.chunks.put_nowait(None)
+        await app(kit.scope(), client.receive, client.send)
+        await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert counted(recorder, "tokens") == [10]
+    assert len([args for args in timers if args[0] == 0.02]) == 1

@@ -321,3 +321,26 @@ def test_a_closed_policy_refuses_while_the_disk_takes_nothing(
 
     said = [(m["type"], m.get("code", m.get("status"))) for m in asyncio.run(run())]
     assert said == answer
+
+
+def test_the_close_waits_for_the_part_before_it(recorder: Any, tmp_path: Path) -> None:
+    """Nothing passed since the last part, but that part may not be on disk yet."""
+    recorder.at_once = False
+
+    async def run() -> None:
+        peer = Peer()
+        peer.give(CONNECT, HELLO)
+        app = metered(recorder, tmp_path, part_messages=2)
+        serving = asyncio.ensure_future(peer.serve(app))
+        await until(lambda: "MESSAGES" in totals(recorder.events))
+        before = len(recorder.events)
+        peer.give(BYE)
+        await until(lambda: len(recorder.events) > before or serving.done())
+        await asyncio.sleep(0.01)
+        assert peer.outgoing[-1]["type"] == "websocket.send"
+        for hold in recorder.holds:
+            hold.release(durable=True)
+        await serving
+        assert peer.outgoing[-1]["type"] == "websocket.close"
+
+    asyncio.run(run())

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from usageflow._types import Headers
 from usageflow.policies import Body, Policy
+from usageflow.policies.interpreter import Budget
 
 
 @dataclass
@@ -25,7 +27,8 @@ class Seen:
     duration_ms: int = 12
     started_at_s: float = 1_800_000_000.0
     tallies: dict[Any, Any] = field(default_factory=dict)
-    recorded: set[Any] = field(default_factory=set)
+    recorded: dict[Any, Decimal] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
     known: dict[str, object] = field(default_factory=dict)
     websocket: dict[str, Any] = field(default_factory=dict)
     aborted: str | None = None

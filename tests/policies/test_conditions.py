@@ -20,7 +20,7 @@ MakePolicy = Callable[..., Policy]
 ALL = {"host": ["b.example.com", "::1"], "header": {"X-B": "1", "x-a": "*"}, "query": {"v": ["2"]}}
 
 
-def met(policy: Policy, headers: Mapping[str, str], query: str = "") -> bool:
+def met(policy: Policy, headers: Mapping[str, str], query: str = "") -> bool | None:
     """Whether a request with these headers and this query meets the conditions."""
     condition = compile_conditions(policy.host, policy.header, policy.query)
     assert condition is not None
@@ -107,16 +107,19 @@ def test_a_parameter_is_compared_decoded(
     assert met(policy(query=query), {}, sent) is is_met
 
 
-def test_any_occurrence_meets_a_condition(policy: MakePolicy) -> None:
-    """A second header, host or parameter is no way past a policy, wherever it stands."""
+def test_occurrences_that_disagree_are_unclear(policy: MakePolicy) -> None:
+    """A second header, host or parameter is neither met nor unmet, wherever it stands."""
     both = [(b"x-plan", b"free"), (b"host", b"x.test"), (b"x-plan", b"pro"), (b"host", b"a.test")]
     for headers in (both, both[::-1]):
         for narrow in ({"header": {"x-plan": "pro"}}, {"host": "a.test"}):
             made = policy(**narrow)
             condition = compile_conditions(made.host, made.header, made.query)
             assert condition is not None
-            assert condition(headers, b"")
-    assert met(policy(query={"v": "2"}), {}, "v=1&v=2&v=3")
+            assert condition(headers, b"") is None
+    assert met(policy(query={"v": "2"}), {}, "v=1&v=2&v=3") is None
+    assert met(policy(query={"v": ["1", "2"]}), {}, "v=1&v=2") is True
+    assert met(policy(query={"v": "2", "w": "1"}), {}, "v=1&v=2&w=2") is False
+    assert met(policy(query={"v": "2"}, header={"x": "1"}), {"x": "1"}, "v=1&v=2") is None
 
 
 def test_all_conditions_must_be_met(policy: MakePolicy) -> None:
@@ -129,11 +132,11 @@ def test_all_conditions_must_be_met(policy: MakePolicy) -> None:
         assert not met(policy(**ALL), rest, "v=2")
 
 
-def test_a_query_that_is_not_read_meets_the_condition(policy: MakePolicy) -> None:
-    """Its length is no way past a policy."""
+def test_a_query_that_is_not_read_is_unclear(policy: MakePolicy) -> None:
+    """Its length is neither a way past the policy nor into it."""
     long = "x" * QUERY_BYTES_MAX
-    assert not met(policy(query={"v": "2"}), {}, long)
-    assert met(policy(query={"v": "2"}), {}, long + "x")
+    assert met(policy(query={"v": "2"}), {}, long) is False
+    assert met(policy(query={"v": "2"}), {}, long + "x") is None
 
 
 def test_a_policy_without_conditions_asks_nothing(policy: MakePolicy) -> None:

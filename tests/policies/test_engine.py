@@ -371,3 +371,16 @@ def test_every_exchange_becomes_valid_events(
         assert decode(encode(event)) == event
         assert (event.state == "counted") <= (event.quantity is not None)
         assert event.reason or event.state in ("counted", "shadow")
+
+
+def test_an_unclear_condition_is_no_way_into_a_cheaper_policy(policy: MakePolicy) -> None:
+    """The sure policy counts; without one, the unclear policy does: nothing goes unmetered."""
+    full, dry = policy(name="full", quantity=10), policy(name="dry", query={"dry": "1"})
+    found = policies(full, dry)
+    for query, name in ((b"dry=1", "dry"), (b"dry=0", "full"), (b"dry=1&dry=0", "full")):
+        match = found.match("POST", "/v1/chat", [], query)
+        assert match is not None
+        assert [each.policy.name for each in match.policies] == [name]
+    alone = policies(dry).match("POST", "/v1/chat", [], b"dry=1&dry=0")
+    assert alone is not None
+    assert policies(dry).match("POST", "/v1/chat", [], b"dry=0") is None

@@ -9,9 +9,9 @@ no buffering per request.
 import asyncio
 import time
 from collections.abc import Awaitable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
+from weakref import ref
 
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.config import Durability, Settings
@@ -29,7 +29,7 @@ from usageflow.middleware.usage_asked import ask_for_usage
 from usageflow.middleware.websocket import refuse_websocket, serve_websocket
 from usageflow.policies import Match
 from usageflow.policies.paths import route_path
-from usageflow.recorder import Hold, Recorder
+from usageflow.recorder import Recorder
 
 RETRY_AFTER_S: Final = 5
 """What a refused client is asked to wait: a disk that is full is seldom free again sooner."""
@@ -78,7 +78,7 @@ class UsageFlowMiddleware:
         self._app = app
         self._providers = metadata
         self._discovery: Discovery | None = None
-        if settings.discovery == "on" and settings.server is not None:
+        if feed is None and settings.discovery == "on" and settings.server is not None:
             self._discovery = Discovery(settings.discovery_endpoints_max)
         self._feed = feed or open_feed(settings, self._discovery)
         self._recorder = recorder or Recorder.of(settings)
@@ -164,11 +164,14 @@ class UsageFlowMiddleware:
         """A `send` that holds back the message that completes the response."""
         parts: PartTimer | None = None
         if match.grows:
+            stream = ref(exchange)  # a timer must not keep what is over
             parts = PartTimer(
-                self._pace.seconds, partial(self._settlement.settle_stream, match, exchange)
+                self._pace.seconds, lambda: self._settlement.settle_stream(match, stream())
             )
 
         def send_held(message: Message) -> Awaitable[None]:
+            if exchange.tallies:  # an event may be measured by how long the answer took
+                exchange.duration_ms = _elapsed_ms(started_s)
             if exchange.sends(message):
                 hold = self._settle(match, exchange, started_s)
                 return send(message) if hold is None else _send_after(hold, send, message)
@@ -188,9 +191,9 @@ class UsageFlowMiddleware:
             match, scope, path, started_at_s=time.time(), providers=self._providers
         )
 
-        def record(*, last: bool) -> Hold | None:
+        def record(*, last: bool) -> Awaitable[object] | None:
             hold = self._settlement.settle_part(match, conversation, last=last)
-            conversation.was_recorded()
+            conversation.messages_since = 0
             return hold
 
         await serve_websocket(
@@ -221,8 +224,10 @@ class UsageFlowMiddleware:
             return None, ""
         return match, path
 
-    def _settle(self, match: Match, exchange: Exchange, started_s: float) -> Hold | None:
-        exchange.duration_ms = int((time.perf_counter() - started_s) * 1000)
+    def _settle(
+        self, match: Match, exchange: Exchange, started_s: float
+    ) -> Awaitable[object] | None:
+        exchange.duration_ms = _elapsed_ms(started_s)
         return self._settlement.settle(match, exchange)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -242,7 +247,11 @@ class UsageFlowMiddleware:
         await self._app(scope, receive_observed, send_observed)
 
 
-async def _send_after(hold: Hold, send: Send, message: Message) -> None:
+def _elapsed_ms(started_s: float) -> int:
+    return int((time.perf_counter() - started_s) * 1000)
+
+
+async def _send_after(hold: Awaitable[object], send: Send, message: Message) -> None:
     await hold
     await send(message)
 

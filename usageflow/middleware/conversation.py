@@ -1,12 +1,12 @@
 """One WebSocket connection as facts: ASGI messages in, facts out. Sans I/O.
 
-Counts what passes since it was last recorded, and reads JSON messages where a policy asks for
+Counts what passes, and reads JSON messages where a policy asks for
 them. It satisfies the `Facts` the policy engine reads. No clock: the time of a message comes in.
 
 Source for the messages: ASGI 3.0, WebSocket connection scope; RFC 6455 for the meaning of 101.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -14,6 +14,7 @@ from usageflow._types import JSON, Headers, Message, Scope
 from usageflow.middleware.metadata import Provider, read_metadata
 from usageflow.policies import Body, CompiledPolicy, Match
 from usageflow.policies.engine import UPGRADED
+from usageflow.policies.interpreter import Budget
 from usageflow.policies.reason import Reason
 from usageflow.policies.tally import Piece, Tally
 
@@ -27,6 +28,8 @@ _MS: Final = Decimal("0.001")
 class Conversation:
     """The facts of one WebSocket, growing as its messages pass.
 
+    `messages_since` counts those since usage was last recorded; `held` is what the close must wait
+    for because a part was.
     `accepted` tells that usage can be due, `ended` that no more can come.
     """
 
@@ -38,12 +41,14 @@ class Conversation:
         "_messages_out",
         "_providers",
         "_received",
-        "_recorded_ms",
         "_scope",
         "_sent",
         "aborted",
+        "budget",
         "duration_ms",
         "ended",
+        "held",
+        "messages_since",
         "method",
         "path",
         "query_string",
@@ -79,11 +84,13 @@ class Conversation:
         self.duration_ms = 0
         self.aborted: str | None = None
         self.ended = False
-        self.recorded: set[CompiledPolicy] = set()
+        self.recorded: dict[CompiledPolicy, Decimal] = {}
+        self.budget = Budget()
+        self.held: Awaitable[object] | None = None
         self._scope = scope
         self._providers = providers
         self._messages_in = self._messages_out = self._bytes_in = self._bytes_out = 0
-        self._recorded_ms = 0
+        self.messages_since = 0
         received, sent = match.tallies(self, "received"), match.tallies(self, "sent")
         self.tallies: Mapping[CompiledPolicy, Tally] = {**sent, **received}
         self._received = list(received.values())
@@ -99,13 +106,8 @@ class Conversation:
             "bytes": self._bytes_in + self._bytes_out,
             "bytes_in": self._bytes_in,
             "bytes_out": self._bytes_out,
-            "seconds": (self.duration_ms - self._recorded_ms) * _MS,
+            "seconds": self.duration_ms * _MS,
         }
-
-    @property
-    def messages_since(self) -> int:
-        """Messages since usage was last recorded, both ways."""
-        return self._messages_in + self._messages_out
 
     def metadata(self, name: str) -> object:
         """See Facts."""
@@ -116,6 +118,7 @@ class Conversation:
         if message["type"] == "websocket.receive":
             data = _content(message)
             self._messages_in += 1
+            self.messages_since += 1
             self._bytes_in += len(data)
             _add(self._received, data, "received")
         elif message["type"] == "websocket.disconnect":
@@ -127,6 +130,7 @@ class Conversation:
         if kind == "websocket.send":
             data = _content(message)
             self._messages_out += 1
+            self.messages_since += 1
             self._bytes_out += len(data)
             _add(self._sent, data, "sent")
         elif kind == "websocket.accept":
@@ -139,11 +143,6 @@ class Conversation:
             if self.status is None:
                 self._answer(_REFUSED, message)
             self.ended = True
-
-    def was_recorded(self) -> None:
-        """What was counted until now has been turned into events."""
-        self._messages_in = self._messages_out = self._bytes_in = self._bytes_out = 0
-        self._recorded_ms = self.duration_ms
 
     def _answer(self, status: int, message: Message) -> None:
         self.status = status

@@ -7,7 +7,8 @@ and never changes a message. It satisfies the `Facts` the policy engine reads. N
 Source for completion: RFC 9112, section 6.3 (message body length), ASGI 3.0 HTTP messages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from decimal import Decimal
 from typing import Final
 
 from usageflow._types import JSON, Headers, Message, Scope
@@ -16,6 +17,7 @@ from usageflow.middleware.metadata import Provider, read_metadata
 from usageflow.policies import Body, CompiledPolicy, Match
 from usageflow.policies.body import Decoder
 from usageflow.policies.decoding import open_decoder
+from usageflow.policies.interpreter import Budget
 from usageflow.policies.reason import Reason
 from usageflow.policies.streams import Stream, open_splitter
 from usageflow.policies.tally import Tally
@@ -34,18 +36,24 @@ _NO_TALLIES: Final[Mapping[CompiledPolicy, Tally]] = {}
 
 
 class Exchange:
-    """The facts of one exchange, growing as its messages pass."""
+    """The facts of one exchange, growing as its messages pass.
+
+    `held` is what the response's end must wait for because a part of its usage was recorded.
+    """
 
     __slots__ = (
+        "__weakref__",
         "_content_length",
         "_limits",
         "_match",
         "_providers",
         "_trailers",
         "aborted",
+        "budget",
         "complete",
         "disconnected",
         "duration_ms",
+        "held",
         "method",
         "path",
         "query_string",
@@ -88,7 +96,9 @@ class Exchange:
         self.disconnected = False
         self.settled = False
         self.tallies: Mapping[CompiledPolicy, Tally] = _NO_TALLIES
-        self.recorded: set[CompiledPolicy] = set()
+        self.recorded: dict[CompiledPolicy, Decimal] = {}
+        self.budget = Budget()
+        self.held: Awaitable[object] | None = None
         self._match = match
         self.scope = scope
         self._limits = limits
@@ -132,6 +142,8 @@ class Exchange:
             self.complete = not message.get("more_trailers", False)
         if self.complete:
             self.response_body.end(self.response_body.unfinished)
+            if self.response_body.cut is not None:
+                self.aborted = f"the response {self.response_body.cut}"
         return self.complete
 
     def fail(self, error: BaseException) -> None:
@@ -177,6 +189,17 @@ class Exchange:
         if self.method == "HEAD" or self.status in _BODILESS:
             self.response_body.unfinished = NO_BODY
             return not self._trailers
+        try:
+            content_type, encoded = self._headers_tell(headers)
+        except Exception as error:  # noqa: BLE001 - what is no header is the server's to refuse
+            self.response_body.problem = f"its headers cannot be read: {type(error).__name__}"
+        else:
+            if self.response_body.wanted:
+                self._read_response(content_type, encoded=encoded)
+        return self._content_length == 0
+
+    def _headers_tell(self, headers: Headers) -> tuple[bytes, bool]:
+        """The Content-Type, and whether there is an encoding; the length is noted."""
         content_type, encoded = b"", False
         for name, value in headers:
             told = name.lower()
@@ -189,9 +212,7 @@ class Exchange:
                 content_type = value
             else:
                 encoded = True
-        if self.response_body.wanted:
-            self._read_response(content_type, encoded=encoded)
-        return self._content_length == 0
+        return content_type, encoded
 
     def _read_response(self, content_type: bytes, *, encoded: bool) -> None:
         splitter = open_splitter(content_type, self._limits.stream_event_bytes_max)

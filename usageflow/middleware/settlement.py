@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ from usageflow.events import UsageEvent
 from usageflow.middleware.conversation import Conversation
 from usageflow.middleware.exchange import Exchange
 from usageflow.policies import Match, evaluate, evaluate_part
-from usageflow.recorder import Hold, Recorder
+from usageflow.recorder import Recorder
 
 log = logging.getLogger("usageflow.middleware")
 
@@ -28,26 +28,29 @@ class Settlement:
         self._durable = durable
         self._logged: set[str] = set()
 
-    def settle(self, match: Match, exchange: Exchange) -> Hold | None:
+    def settle(self, match: Match, exchange: Exchange) -> Awaitable[object] | None:
         """Record what an exchange is worth; once, when it is over."""
         exchange.settled = True
         return self._recorded(
-            lambda: evaluate(match, exchange, now=datetime.now(UTC), new_id=new_id), held=True
+            exchange, lambda: evaluate(match, exchange, now=datetime.now(UTC), new_id=new_id)
         )
 
     def settle_part(
         self, match: Match, facts: Exchange | Conversation, *, last: bool
-    ) -> Hold | None:
+    ) -> Awaitable[object] | None:
         """Record what passed since the last time; only the end of a WebSocket is waited for."""
         return self._recorded(
+            facts,
             lambda: evaluate_part(match, facts, last=last, now=datetime.now(UTC), new_id=new_id),
-            held=last,
         )
 
-    def settle_stream(self, match: Match, exchange: Exchange) -> None:
-        """Record a part of a stream, unless it is over."""
-        if not exchange.settled:
-            self.settle_part(match, exchange, last=False)
+    def settle_stream(self, match: Match, exchange: Exchange | None) -> None:
+        """Record a part of a stream, unless it is over or its request is not complete yet."""
+        if exchange is None or exchange.settled:
+            return
+        if match.needs_request_body and exchange.request_body.unfinished is not None:
+            return
+        self.settle_part(match, exchange, last=False)
 
     def log_once(self, where: str, error: Exception) -> None:
         """Metering failed; told once for each kind of failure."""
@@ -57,17 +60,17 @@ class Settlement:
             log.error("metering failed in %s; requests are served", where, exc_info=error)
 
     def _recorded(
-        self, evaluated: Callable[[], Sequence[UsageEvent]], *, held: bool
-    ) -> Hold | None:
+        self, facts: Exchange | Conversation, evaluated: Callable[[], Sequence[UsageEvent]]
+    ) -> Awaitable[object] | None:
+        """What to wait for: this commit, or that of the part before, which may be under way."""
         try:
             events = evaluated()
-            if not events:
-                return None
-            loop = asyncio.get_running_loop() if held and self._durable else None
-            return self._recorder.record(events, loop)
+            if events:
+                loop = asyncio.get_running_loop() if self._durable else None
+                facts.held = self._recorder.record(events, loop)
         except Exception as error:  # noqa: BLE001 - metering must not break the app
             self.log_once("record", error)
-            return None
+        return facts.held
 
 
 def new_id() -> str:

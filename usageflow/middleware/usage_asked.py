@@ -73,7 +73,7 @@ def _filtering(send: Send) -> Send:
                 headers = without_length(headers)
             message = {**message, "headers": headers}
         elif message["type"] == "http.response.body" and unasked is not None:
-            body = unasked.feed(message.get("body", b""))
+            body = unasked.feed(bytes(message.get("body", b"")))
             if not message.get("more_body", False):
                 body += unasked.end()
             message = {**message, "body": body}

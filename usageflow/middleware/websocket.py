@@ -5,13 +5,13 @@ crash loses no more than that. The Conversation counts; who records is the middl
 """
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.middleware.conversation import Conversation
 from usageflow.middleware.parts import Pace
 from usageflow.policies.engine import UPGRADED
-from usageflow.recorder import Hold
 
 TRY_AGAIN_LATER: Final = 1013
 """Close code, IANA WebSocket registry."""
@@ -21,7 +21,7 @@ _UNAVAILABLE: Final = 503
 class Record(Protocol):
     """Turns what was counted into events."""
 
-    def __call__(self, *, last: bool) -> Hold | None:
+    def __call__(self, *, last: bool) -> Awaitable[object] | None:
         """Record; with the last part comes what to await before the client may see the end."""
 
 
@@ -69,7 +69,7 @@ class _Session:
         self._timer: asyncio.TimerHandle | None = None
         self._finished = False
 
-    def moved(self) -> Hold | None:
+    def moved(self) -> Awaitable[object] | None:
         """A message passed; what to await if it was the last."""
         talk = self._conversation
         if talk.ended:
@@ -80,7 +80,7 @@ class _Session:
             self._part(last=False)
         return None
 
-    def finish(self) -> Hold | None:
+    def finish(self) -> Awaitable[object] | None:
         """Record what is left, once."""
         if self._finished:
             return None
@@ -93,7 +93,7 @@ class _Session:
         self._part(last=False)
         self._timer = self._loop.call_later(self._pace.seconds, self._tick)
 
-    def _part(self, *, last: bool) -> Hold | None:
+    def _part(self, *, last: bool) -> Awaitable[object] | None:
         self._conversation.duration_ms = int((self._loop.time() - self._started_s) * 1000)
         return self._record(last=last)
 

@@ -39,7 +39,8 @@ class Body:
     """The bytes of one message body: all are counted, at most `bytes_max` are kept.
 
     `bytes_max=None` keeps nothing. `problem` says why the content cannot be used; `unfinished`,
-    which the edge sets, why it has not all been seen. `bytes_total` counts the bytes on the wire.
+    which the edge sets, why it has not all been seen; `cut` that an encoded stream breaks off: what
+    came before was read. `bytes_total` counts the bytes on the wire.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Body:
         "_document",
         "_stream",
         "bytes_total",
+        "cut",
         "problem",
         "unfinished",
     )
@@ -57,6 +59,7 @@ class Body:
         self.bytes_total = 0
         self.problem: str | None = None
         self.unfinished: str | None = None
+        self.cut: str | None = None
         self._bytes_max = bytes_max
         self._chunks: list[bytes] = []
         self._decoder: Decoder | None = None
@@ -78,6 +81,8 @@ class Body:
 
     def add(self, chunk: bytes) -> None:
         """The next bytes. A body that outgrows the limit is let go of as a whole. Never raises."""
+        if type(chunk) is not bytes:
+            chunk = bytes(chunk)  # a view or a buffer may change after it was sent
         self.bytes_total += len(chunk)
         if self._bytes_max is None:
             return
@@ -110,14 +115,20 @@ class Body:
         self.unfinished = unfinished
         try:
             if self._decoder is not None and unfinished is None:
-                self._decoder.end()
+                self._end(self._decoder)
             if self._stream is not None:
                 self._stream.end()
         except Exception as error:  # noqa: BLE001 - as above
             self._give_up(error)
-        if self._decoder is not None and self._decoder.problem is not None:
+        if self._decoder is not None and self._decoder.problem is not None and not self.cut:
             self.problem = self._decoder.problem
             self._chunks.clear()
+
+    def _end(self, decoder: Decoder) -> None:
+        complete_until_now = decoder.problem is None
+        decoder.end()
+        if self._stream is not None and complete_until_now:
+            self.cut = decoder.problem
 
     @property
     def data(self) -> bytes:

@@ -1,12 +1,11 @@
 """Conditions of a policy beside its route: the host, headers and query parameters of the request.
 
-A condition narrows what a policy matches; it never identifies anybody. One that occurs several
-times in a request is met if any occurrence meets it: nobody gets past a policy by sending a second
-header or parameter. Pure.
+A condition narrows what a policy matches; it never identifies anybody. Where occurrences of one
+header or parameter disagree, whether it is met is unclear, and the policy set decides. Pure.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Annotated, Final, TypeAlias
 
@@ -28,8 +27,8 @@ _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]*")
 
 Fields: TypeAlias = tuple[tuple[str, tuple[str, ...]], ...]
 """Names with the values that meet the condition, sorted: a table could not be hashed."""
-Condition: TypeAlias = Callable[[Headers, bytes], bool]
-"""Asks the request's headers and query string."""
+Condition: TypeAlias = Callable[[Headers, bytes], bool | None]
+"""Asks the request's headers and query string; None: it cannot be told whether it is met."""
 
 
 def compile_conditions(hosts: tuple[str, ...], header: Fields, query: Fields) -> Condition | None:
@@ -41,7 +40,12 @@ def compile_conditions(hosts: tuple[str, ...], header: Fields, query: Fields) ->
         questions.append(_query_condition(query))
     if len(questions) <= 1:
         return questions[0] if questions else None
-    return lambda headers, query_string: all(met(headers, query_string) for met in questions)
+
+    def met(headers: Headers, query_string: bytes) -> bool | None:
+        answers = [question(headers, query_string) for question in questions]
+        return False if False in answers else None if None in answers else True
+
+    return met
 
 
 def specificity(hosts: tuple[str, ...], header: Fields, query: Fields) -> int:
@@ -53,15 +57,19 @@ def _host_condition(hosts: tuple[str, ...]) -> Condition:
     names = frozenset(hosts)
     below = tuple(host[1:] for host in hosts if host.startswith("*."))
 
-    def met(headers: Headers, _: bytes) -> bool:
-        for key, value in headers:
-            if key == b"host":
-                name = _host_name(value.decode("latin-1"))
-                if name in names or name.endswith(below):
-                    return True
-        return False
+    def met(headers: Headers, _: bytes) -> bool | None:
+        return _agreed(
+            name in names or name.endswith(below)
+            for name in (_host_name(v.decode("latin-1")) for k, v in headers if k == b"host")
+        )
 
     return met
+
+
+def _agreed(answers: Iterable[bool]) -> bool | None:
+    """What all occurrences say; None if they say different things, False if there are none."""
+    said = set(answers)
+    return None if len(said) > 1 else True in said
 
 
 def _host_name(value: str) -> str:
@@ -84,24 +92,24 @@ def _header_condition(name: str, values: tuple[str, ...]) -> Condition:
     accepted = frozenset(value.encode() for value in values)
     present = PRESENT in values
 
-    def met(headers: Headers, _: bytes) -> bool:
-        for key, value in headers:
-            if key == wanted and (present or value.strip(b" \t") in accepted):
-                return True
-        return False
+    def met(headers: Headers, _: bytes) -> bool | None:
+        return _agreed(
+            present or value.strip(b" \t") in accepted for key, value in headers if key == wanted
+        )
 
     return met
 
 
 def _query_condition(query: Fields) -> Condition:
-    def met(_: Headers, query_string: bytes) -> bool:
+    def met(_: Headers, query_string: bytes) -> bool | None:
         if len(query_string) > QUERY_BYTES_MAX:
-            return True  # it is not read, and its length must not be a way past the policy
+            return None  # it is not read, and its length must not be a way past a policy
         found = query_pairs(query_string)
-        return all(
-            any(key == name and (value in values or PRESENT in values) for key, value in found)
+        answers = [
+            _agreed(PRESENT in values or value in values for key, value in found if key == name)
             for name, values in query
-        )
+        ]
+        return False if False in answers else None if None in answers else True
 
     return met
 

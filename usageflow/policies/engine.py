@@ -209,16 +209,22 @@ def _conditions(compiled: CompiledPolicy) -> int:
 def _chosen(
     plans: Sequence[_Plan], headers: Headers, query_string: bytes
 ) -> tuple[CompiledPolicy, ...]:
-    """For each metric the first policy whose conditions are met; the most specific plan leads."""
+    """For each metric the first policy whose conditions are met; the most specific plan leads.
+
+    A policy of which it cannot be told (two headers that disagree) stands in only where no other
+    is sure: nobody gets past a policy, nor into a cheaper one, by sending more than is clear.
+    """
     chosen: dict[str, CompiledPolicy] = {}
+    unsure: dict[str, CompiledPolicy] = {}
     for plan in plans:
         for compiled in plan.policies:
             metric = compiled.policy.metric
-            if metric not in chosen and (
-                compiled.condition is None or compiled.condition(headers, query_string)
-            ):
-                chosen[metric] = compiled
-    return tuple(chosen.values())
+            if metric in chosen:
+                continue
+            met = compiled.condition is None or compiled.condition(headers, query_string)
+            if met is not False:
+                (unsure if met is None else chosen).setdefault(metric, compiled)
+    return tuple((unsure | chosen).values())
 
 
 def _compiled(

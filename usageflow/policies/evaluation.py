@@ -5,15 +5,18 @@ Pure: the time and the identifiers come in. Never raises for anything a client o
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from decimal import Decimal
-from typing import TypeAlias
+from decimal import Context, Decimal
+from typing import Final, TypeAlias
 
 from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
 from usageflow.policies.engine import CompiledPolicy, Match
 from usageflow.policies.facts import RESPONSE_BODY, Facts
+from usageflow.policies.interpreter import Budget
 from usageflow.policies.models import Policy
 from usageflow.policies.reason import Reason
-from usageflow.policies.tally import Tally
+
+_EXACT: Final = Context(prec=100)
+"""Quantities have at most 38 digits; Python's default of 28 would round them."""
 
 
 def evaluate(
@@ -28,17 +31,14 @@ def evaluate(
     `now` is UTC. Never raises for anything in the facts; what goes wrong inside becomes an inbox
     event.
     """
+    facts.budget = Budget()
     events = []
     for compiled in match.policies:
         try:
             if not compiled.fires(facts.status):
                 continue
-            tally = facts.tallies.get(compiled)
-            if tally is None:
-                quantity = compiled.quantity.read(facts, match.segments)
-            elif (streamed := _streamed(tally, facts, compiled in facts.recorded)) is not None:
-                quantity = streamed
-            else:
+            quantity = _whole(compiled, facts, match.segments)
+            if quantity is None:
                 continue
             outcome = _outcome(compiled, match.segments, facts, quantity)
         except Exception as error:  # noqa: BLE001 - one policy must harm neither the app nor others
@@ -57,10 +57,11 @@ def evaluate_part(
 ) -> list[UsageEvent]:
     """Events for what a WebSocket or a summed stream carried since the part before.
 
-    Together the parts are its usage. A quantity of a WebSocket that does not grow is counted with
-    the first part. A part without usage leaves no event, except that no WebSocket passes without
-    any. Keeps `facts.recorded` up. The last part of a stream is what `evaluate` finds.
+    Together the parts are its usage: a part is what the quantity is by now, less what has been
+    recorded. A part without usage leaves no event, except that no WebSocket passes without any.
+    Keeps `facts.recorded` up. The last part of a stream is what `evaluate` finds.
     """
+    facts.budget = Budget()
     events = []
     for compiled in match.policies:
         try:
@@ -71,35 +72,57 @@ def evaluate_part(
                 continue
             outcome = _outcome(compiled, match.segments, facts, quantity)
         except Exception as error:  # noqa: BLE001 - as above
-            outcome = _fault(error)
-        facts.recorded.add(compiled)
+            quantity, outcome = None, _fault(error)
+        amount = quantity if isinstance(quantity, Decimal) else Decimal()
+        recorded = facts.recorded.get(compiled, Decimal())
+        facts.recorded[compiled] = _EXACT.add(recorded, amount)
         events.append(_event(compiled, facts, outcome, now, new_id()))
     return events
+
+
+def _whole(
+    compiled: CompiledPolicy, facts: Facts, segments: Sequence[str]
+) -> Decimal | Reason | None:
+    """The quantity of an exchange; if it was recorded in parts, what is left, or None."""
+    tally = facts.tallies.get(compiled)
+    if tally is None:
+        return compiled.quantity.read(facts, segments)
+    in_parts = compiled in facts.recorded
+    problem = facts.response_body.problem
+    quantity: Decimal | Reason | None
+    if problem is not None:
+        quantity = Reason(f"{RESPONSE_BODY}: {problem}")
+    else:
+        quantity = tally.take() if in_parts else tally.result()
+    return None if in_parts and _told(compiled, quantity) else quantity
 
 
 def _part(
     compiled: CompiledPolicy, facts: Facts, segments: Sequence[str], *, last: bool
 ) -> Decimal | Reason | None:
     """The quantity of this part; None if it has none."""
-    only = last and compiled not in facts.recorded
-    tally = facts.tallies.get(compiled)
+    recorded = facts.recorded.get(compiled)
+    only = last and recorded is None
     quantity: Decimal | Reason | None = None
-    if tally is not None:
-        quantity = tally.take() if compiled.grows else None
+    tally = facts.tallies.get(compiled)
+    if tally is not None and compiled.grows:
+        quantity = tally.take()
         if quantity is None and only:
             quantity = tally.result()
-    elif facts.websocket and (compiled.grows or compiled not in facts.recorded):
+    elif tally is None and facts.websocket:
         quantity = compiled.quantity.read(facts, segments)
-    nothing = isinstance(quantity, Decimal) and not quantity
-    return None if nothing and compiled.grows and not only else quantity
+        if isinstance(quantity, Decimal):
+            quantity = _EXACT.subtract(quantity, recorded or 0)
+        elif not last:
+            quantity = None  # it may be a number by the end
+    if isinstance(quantity, Decimal) and quantity <= 0 and not only:
+        return None  # nothing passed; what is recorded is never taken back
+    return None if recorded is not None and _told(compiled, quantity) else quantity
 
 
-def _streamed(tally: Tally, facts: Facts, in_parts: bool) -> Decimal | Reason | None:  # noqa: FBT001
-    """What a stream is worth; if it was recorded in parts, what is left, or None."""
-    problem = facts.response_body.problem
-    if problem is not None:
-        return Reason(f"{RESPONSE_BODY}: {problem}")
-    return tally.take() if in_parts else tally.result()
+def _told(compiled: CompiledPolicy, quantity: Decimal | Reason | None) -> bool:
+    """Whether a further row would count `on_missing` again."""
+    return isinstance(quantity, Reason) and isinstance(compiled.policy.on_missing, Decimal)
 
 
 def _event(

@@ -4,10 +4,12 @@ Declares the shape only; the edge fills it. Knows no policy and keeps nothing.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from usageflow._types import JSON, Headers
 from usageflow.policies.body import Body
+from usageflow.policies.interpreter import Budget
 from usageflow.policies.reason import Reason
 from usageflow.policies.tally import Tally
 
@@ -35,15 +37,17 @@ class Facts(Protocol):
     tallies: Mapping[Any, Tally]
     """Of an event stream or a WebSocket: what each compiled policy that reads it has so far."""
 
-    recorded: set[Any]
-    """The compiled policies for which a part of this exchange's usage has been recorded."""
+    recorded: dict[Any, Decimal]
+    """What has been recorded in parts, by compiled policy."""
+    budget: Budget
+    """What expressions may still cost; set anew for each evaluation, so that all share one."""
 
     def metadata(self, name: str) -> object:
         """What the app knows under this name about the request; None if nothing."""
 
     @property
     def websocket(self) -> Mapping[str, JSON]:
-        """The counters of a WebSocket since they were last recorded; empty for other requests."""
+        """The counters of a WebSocket; empty for other requests."""
 
 
 def request_json(facts: Facts) -> JSON | Reason:

@@ -162,7 +162,7 @@ def _body(path: str, normal: Normal) -> IdentityReader:
         document = request_json(facts)
         if isinstance(document, Reason):
             return document
-        return _known(expression.search(document), label, normal)
+        return _known(expression.search(document, facts.budget), label, normal)
 
     return read
 

@@ -81,7 +81,8 @@ def quantity_expression(text: str) -> str:
     for path in expression.mentions:
         _check_path(path)
     messages = {part for section, part in needed_parts(text) if section == "websocket"}
-    if len(messages) > 1 and not messages <= {"received", "sent"}:
+    single = messages & {"received", "sent"}
+    if single and messages > single:
         raise ValueError(
             "websocket.received and websocket.sent are single messages; count them alone"
         )

@@ -115,7 +115,7 @@ class _Measure:
             return document
         if self.expression.keys is not None:
             return _member(document, self.expression.keys, self.label)
-        return self.judged(self.expression.search(document))
+        return self.judged(self.expression.search(document, facts.budget))
 
     def tally(self, facts: Facts, segments: Sequence[str]) -> Tally:
         """Begin to measure what comes piece by piece."""
