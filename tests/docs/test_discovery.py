@@ -76,7 +76,7 @@ def test_numbers_are_as_told(text: str) -> None:
     flat = " ".join(text.split())
     for sentence in (
         f"at most {sketch.PATHS_MAX} paths of {sketch.DEPTH_MAX} steps",
-        f"more than {templates.NAME_CHARS_MAX} characters) is `*`",
+        f"digits mixed, more than {templates.NAME_CHARS_MAX} characters.",
         f"an object with more than {sketch.KEYS_MAX}.",
         f"the last {sketch.EVENTS_MAX} events count",
         f"Bodies beyond {observation.BODY_BYTES_MAX // 1024} KiB",

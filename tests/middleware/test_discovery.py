@@ -348,6 +348,14 @@ def test_what_is_beyond_the_limit_is_counted_together() -> None:
     assert edge.told() == {"GET /orders": 1, others: 3}
 
 
+def test_a_method_that_nobody_has_is_counted_with_the_others() -> None:
+    """It is not kept, however often and however long clients think of another one."""
+    edge = Edge(plain)
+    edge.asks("X" * 33 + " /orders", "Y" * 60_000 + " /orders", "X" * 32 + " /orders")
+    assert edge.told() == {"X" * 32 + " /orders": 1, " ".join(OTHERS): 2}
+    assert {len(method) for method, _ in edge.discovery._paths} == {32}
+
+
 def test_remembered_paths_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """When they are too many they are learned again, and counts stay exact."""
     monkeypatch.setattr(module, "PATHS_MAX", 5)

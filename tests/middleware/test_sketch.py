@@ -5,6 +5,7 @@ import gzip
 import json
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlencode
 
 import jmespath
 import pytest
@@ -75,7 +76,7 @@ def test_keys_that_are_values_are_not_told() -> None:
         "users.*": ("integer",),
         "*": ("integer",),
     }
-    table = {f"name{letter}": {"n": 1} for letter in map(chr, range(97, 97 + 31))}
+    table = {f"name{letter}": {"n": 1} for letter in "abcdefghijklmnopqrstuvwxyzABCDE"}
     assert paths_of({"t": table}) == {"t.*.n": ("integer",)}
     assert paths_of(table) == {"*.n": ("integer",)}
     assert len(paths_of(dict(list(table.items())[:30]))) == 30
@@ -109,9 +110,63 @@ def test_every_path_is_an_expression(document: Any) -> None:
 
 def test_keys_that_are_no_words_are_quoted() -> None:
     """As JMESPath wants it."""
-    (path,) = paths_of({'a-"b': {"c.d": Decimal(1)}})
-    assert path == '"a-\\"b"."c.d"'
-    assert jmespath.search(path, {'a-"b': {"c.d": 4}}) == 4
+    (path,) = paths_of({"a-b": {"c[d].e": Decimal(1)}})
+    assert path == '"a-b"."c[d].e"'
+    assert jmespath.search(path, {"a-b": {"c[d].e": 4}}) == 4
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "7",
+            "ann@example.org",
+            "a b",
+            "Zoë",
+            '{"user":"ann"}',
+            "/users/ann",
+            "",
+            "x" * 41,
+            "a\n",
+        ),
+        *("key_12345", "A1b2C3d4E5f6", "sk_live_4eC39HqLyjWDarjt", "deadbeef-cafe-x", "x:y"),
+    ],
+)
+def test_what_is_not_like_a_name_is_not_told(key: str) -> None:
+    """Of no key, header, parameter or cookie; a person may have put a value there."""
+    assert paths_of({key: 1}) == {"*": ("integer",)}
+    header = (key.encode(), b"1")
+    assert sketch_of(look(request_headers=[header])).headers == ("*",)
+    query = urlencode({key: "1"}).encode()
+    assert sketch_of(look(query_string=query)).query == ("*",)
+    form = [(b"content-type", b"application/x-www-form-urlencoded")]
+    body = sketch_of(look(request_headers=form, request_body=query)).request
+    assert body == {"*": ("string",)}
+
+
+@pytest.mark.parametrize(
+    "name", ["user_id", "customerId", "x-amz-content-sha256", "user[name]", "org.id", "_x", "v2"]
+)
+def test_what_is_like_a_name_is_told(name: str) -> None:
+    """As programs call things."""
+    assert sketch_of(look(query_string=f"{name}=1".encode())).query == (name,)
+
+
+@pytest.mark.parametrize(
+    "alone", [b'{"user":"ann"}', b"sk_live_ZxQaBcDe", b"c2tfbGl2ZV9=", b"YQ=="]
+)
+def test_a_value_without_a_name_is_not_told(alone: bytes) -> None:
+    """Not where a client forgot the name, or meant another content type."""
+    form = [(b"content-type", b"application/x-www-form-urlencoded; charset=utf-8")]
+    found = sketch_of(
+        look(
+            request_headers=[*form, (b"cookie", alone + b"; tenant=a; " + alone)],
+            query_string=b"q=1&" + alone,
+            request_body=b"a=1&" + alone + b"&b=2",
+        )
+    )
+    assert (found.query, found.cookies) == (("q",), ("tenant",))
+    assert list(found.request) == ["a", "b"]
 
 
 def test_names_of_headers_parameters_and_cookies() -> None:
@@ -190,8 +245,15 @@ def test_a_stream_is_its_last_events() -> None:
     headers = [(b"content-type", b"text/event-stream")]
     found = sketch_of(look(response_headers=headers, response_body=tail)).response
     assert found == {"usage.total_tokens": ("integer",), "choices[].d": ("string",)}
-    headers = [(b"content-type", b"application/x-ndjson")]
-    lines = b'{"a": 1}\n{"a": "x"}\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark"), [(b"x-ndjson", b""), (b"stream+json", b""), (b"json-seq", b"\x1e")]
+)
+def test_streams_of_json_have_many_names(kind: bytes, mark: bytes) -> None:
+    """All that policies read."""
+    headers = [(b"content-type", b"application/" + kind)]
+    lines = mark + b'{"a": 1}\n' + mark + b'{"a": "x"}\n'
     found = sketch_of(look(response_headers=headers, response_body=lines)).response
     assert found == {"a": ("integer", "string")}
 

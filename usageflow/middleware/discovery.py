@@ -1,8 +1,9 @@
 """Counts the endpoints that no policy matches, and looks at a few of their exchanges.
 
 Most requests cost a lookup and a count. The first requests of an endpoint, and fewer and fewer of
-the later ones, are looked at closely: what has a name or a type goes into a sketch. No value and no
-path outlives the process. Sends nothing: `take` gives what is new, as a report.
+the later ones, are looked at closely: what has a name or a type goes into a sketch. No value
+outlives the process, and of a path only what looks like a route. Sends nothing: `take` gives what
+is new, as a report.
 """
 
 import logging
@@ -38,6 +39,8 @@ LOOKS_AT_ONCE_MAX: Final = 16
 """Exchanges looked at closely at one moment; bounds the memory that their bodies take."""
 PATHS_MAX: Final = 10_000
 """Paths whose endpoint is remembered, some 2 MB. If they are more, all are learned again."""
+METHOD_CHARS_MAX: Final = 32
+"""Longest method that is told apart; the longest registered one (IANA, HTTP methods) has 17."""
 PROVES_NOTHING: Final = frozenset((301, 307, 308, 401, 403, 404, 405, 429))
 """Answers to requests for what is no endpoint, too: moved, refused, not there, too many."""
 
@@ -145,7 +148,7 @@ class Discovery:
 
     def _first(self, scope: Scope, path: str) -> Observation | None:
         """A path that is not remembered. Only the app knows what a name in it stands for."""
-        if len(path) > TEMPLATE_CHARS_MAX:
+        if len(path) > TEMPLATE_CHARS_MAX or len(scope["method"]) > METHOD_CHARS_MAX:
             self._others.requests += 1
             return None
         found, sure = self._templates.find(scope["method"], path)

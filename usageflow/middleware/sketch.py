@@ -1,7 +1,8 @@
 """What can be told of an exchange without telling what was in it: names, paths and types.
 
 Never a value of a header, parameter, cookie, token or body; a name that may be a value itself is
-`*`. Everything is bounded. Pure.
+`*`, and what stands where a name should be, without a value, is not told. A table whose few keys
+are words, such as names of people, cannot be told from an object. Everything is bounded. Pure.
 """
 
 import base64
@@ -17,6 +18,7 @@ import msgspec
 
 from usageflow._types import JSON, Headers
 from usageflow.middleware.templates import NAME_CHARS_MAX
+from usageflow.policies.content_type import EVENT_STREAM, JSON_LINES, JSON_SEQUENCE
 from usageflow.policies.decoding import open_decoder
 from usageflow.policies.json_text import decode_json
 from usageflow.policies.media import read_document
@@ -49,7 +51,7 @@ EVENTS_MAX: Final = 5
 """Events at the end of a stream that are looked at; usage is told in the last ones."""
 
 ANY_NAME: Final = "*"
-STREAMS: Final = ("text/event-stream", "application/x-ndjson", "application/jsonl")
+STREAMS: Final = JSON_LINES | {EVENT_STREAM, JSON_SEQUENCE}
 _COMMON: Final = re.compile(
     r"(accept|content|if|sec|traceparent|tracestate|x-b3|x-forwarded)(-.*)?|authority|cache-control"
     r"|connection|cookie|date|dnt|expect|forwarded|host|keep-alive|origin|pragma|priority|range"
@@ -57,10 +59,13 @@ _COMMON: Final = re.compile(
     r"|x-request-id"
 )
 """Headers that clients and proxies send everywhere."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\[\]-]*")
 _VALUE_IN_NAME: Final = re.compile(
-    r"[@\s]|\d{5,}|(?=[^\d]*\d)[0-9a-fA-F]{12,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-|^[\d.,:+-]+$"
+    r"\d{5,}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-|(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{12,}"
 )
+"""Long numbers, UUIDs, and twelve or more letters and digits mixed."""
 _BARE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FORM: Final = "application/x-www-form-urlencoded"
 _JWT_PARTS: Final = 3
 _TYPES: Final[dict[type, str]] = {
     type(None): "null",
@@ -106,16 +111,16 @@ class Look(NamedTuple):
 def sketch_of(look: Look) -> Sketch:
     """The names and types of one exchange."""
     names = (_text(name).lower() for name, _ in look.request_headers)
-    query = query_pairs(look.query_string) if len(look.query_string) <= TEXT_BYTES_MAX else []
+    query = look.query_string if len(look.query_string) <= TEXT_BYTES_MAX else b""
     return Sketch(
         request=_body_paths(look.request_body, look.request_headers),
         response=_body_paths(look.response_body, look.response_headers),
         claims=_claims(look.request_headers),
         headers=_names(name for name in names if not _COMMON.fullmatch(name)),
-        query=_names(name for name, _ in query),
+        query=_names(name for name, _ in query_pairs(_fields(query))),
         cookies=_names(_cookies(look.request_headers)),
-        request_types=_names(_media_types(look.request_headers)),
-        response_types=_names(_media_types(look.response_headers)),
+        request_types=_names(_media_types(look.request_headers), _MEDIA_TYPE),
+        response_types=_names(_media_types(look.response_headers), _MEDIA_TYPE),
         statuses=(look.status,),
     )
 
@@ -174,14 +179,15 @@ def _key(key: str) -> str:
     return key if key == ANY_NAME or _BARE.fullmatch(key) else json.dumps(key)
 
 
-def _name(text: str) -> str:
-    """A name, or `*` for one that may be a value itself."""
-    value = len(text) > NAME_CHARS_MAX or not text.isprintable() or _VALUE_IN_NAME.search(text)
-    return ANY_NAME if value or not text else text
+def _name(text: str, form: re.Pattern[str] = _NAME) -> str:
+    """A name of this form, or `*` for what may be a value itself."""
+    named = len(text) <= NAME_CHARS_MAX and form.fullmatch(text)
+    return text if named and not _VALUE_IN_NAME.search(text) else ANY_NAME
 
 
-def _names(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(islice(dict.fromkeys(map(_name, islice(texts, FIELDS_MAX))), NAMES_MAX))
+def _names(texts: Iterable[str], form: re.Pattern[str] = _NAME) -> tuple[str, ...]:
+    names = (_name(text, form) for text in islice(texts, FIELDS_MAX))
+    return tuple(islice(dict.fromkeys(names), NAMES_MAX))
 
 
 def _body_paths(body: bytes, headers: Headers) -> Paths:
@@ -207,14 +213,30 @@ def _document(body: bytes, headers: Headers) -> JSON | Reason:
         decoder.end()
         if decoder.problem is not None:
             return Reason(decoder.problem)
+    if media_type(headers) == _FORM:
+        body = _fields(body)
     return read_document(body, headers, "body")
 
 
+def _fields(pairs: bytes) -> bytes:
+    """Of a query or form the pairs with a name and a value.
+
+    What stands alone is as often a value that was sent without a name: `curl -d "$KEY"`.
+    """
+    few = pairs.split(b"&", FIELDS_MAX)[:FIELDS_MAX]
+    return b"&".join(pair for pair in few if _has_value(pair))
+
+
+def _has_value(pair: bytes) -> bool:
+    """Not so for `a`, nor for `a=` and `a==`, which may be Base64."""
+    return bool(pair.partition(b"=")[2].strip(b"= "))
+
+
 def _events(tail: bytes) -> Iterator[JSON]:
-    """The last documents of a stream: lines of JSON, behind `data:` in an event stream."""
+    """The last documents of a stream: lines of JSON, behind `data:` or a separator (RFC 7464)."""
     found = 0
     for line in reversed(tail.rsplit(b"\n", LINES_MAX)[-LINES_MAX:]):
-        document = decode_json(line.removeprefix(b"data:"), "event")
+        document = decode_json(line.removeprefix(b"data:").removeprefix(b"\x1e"), "event")
         if isinstance(document, dict):
             found += 1
             yield document
@@ -246,7 +268,8 @@ def _payload(token: bytes) -> JSON:
 def _cookies(headers: Headers) -> Iterator[str]:
     for name, value in headers:
         if name == b"cookie":
-            yield from (pair.partition("=")[0].strip() for pair in _text(value).split(";"))
+            pairs = filter(_has_value, value.split(b";"))
+            yield from (_text(pair.partition(b"=")[0].strip()) for pair in pairs)
 
 
 def _media_types(headers: Headers) -> Iterator[str]:

@@ -4,13 +4,13 @@ Keeps at most one unfinished event, bounded; a chunk that cannot hold a value is
 an event is worth is a tally's to say. Pure: no clock, no I/O.
 
 Sources: the WHATWG's HTML standard, section 9.2.6 (text/event-stream); RFC 7464 (JSON text
-sequences). JSON in lines has many names and no standard.
+sequences).
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from usageflow.policies.content_type import parsed
+from usageflow.policies.content_type import EVENT_STREAM, JSON_LINES, JSON_SEQUENCE, parsed
 from usageflow.policies.interpreter import Budget
 from usageflow.policies.reason import Reason
 from usageflow.policies.tally import TOO_LARGE, TOO_MUCH_AT_ONCE, Tally, may_hold
@@ -21,15 +21,6 @@ EVENT_LINES_MAX: Final = 10_000
 """Lines of one server-sent event; as many take 3 ms."""
 
 _BOM: Final = b"\xef\xbb\xbf"
-_LINES: Final = frozenset(
-    (
-        "application/jsonl",
-        "application/ndjson",
-        "application/stream+json",
-        "application/x-jsonlines",
-        "application/x-ndjson",
-    )
-)
 
 
 class Splitter:
@@ -157,11 +148,11 @@ class EventStreamSplitter(Splitter):
 def open_splitter(content_type: bytes, event_bytes_max: int) -> Splitter | None:
     """The splitter for a body of this Content-Type; None if that is no stream of events."""
     media_type = parsed(content_type).media_type
-    if media_type == "text/event-stream":
+    if media_type == EVENT_STREAM:
         return EventStreamSplitter(event_bytes_max)
-    if media_type in _LINES:
+    if media_type in JSON_LINES:
         return Splitter(b"\n", event_bytes_max)
-    return Splitter(b"\x1e", event_bytes_max) if media_type == "application/json-seq" else None
+    return Splitter(b"\x1e", event_bytes_max) if media_type == JSON_SEQUENCE else None
 
 
 class Stream:
