@@ -1,5 +1,6 @@
 """A draft is a valid policy, and its guesses are those a person would make first."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -86,12 +87,46 @@ def test_nothing_seen_is_a_call_of_nobody() -> None:
         ({"headers": ("x-color", "x-trace"), "query": ("page",)}, "header", "account_id"),
         ({"cookies": ("account_session", "team")}, "cookie", "team"),
         ({"headers": ("x-account-token",), "query": ("project",)}, "query", "project"),
+        ({"headers": ("x-user-key",)}, "api_key", "api_key"),
+        ({"query": ("clientKeys",)}, "api_key", "api_key"),
+        ({"cookies": ("customer_apikey",)}, "api_key", "api_key"),
     ],
 )
 def test_the_caller_is_guessed_by_name(seen: dict[str, Any], source: str, field: str) -> None:
     """Wherever it is; a credential is never read as it is."""
     policy = drafted(unmatched(**seen))
     assert (policy.identify[0].from_, policy.field) == (source, field)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("api_key", "user.apiKey", "user.keys", "client-key", "user_password", "customer.passwd"),
+        *("user_secret", "account.accessToken", "client.secret.id", "organization_tokens"),
+    ],
+)
+def test_what_may_be_a_credential_is_never_an_identity(name: str) -> None:
+    """Wherever it is: it would be stored, and sent to Stripe. A key may be hashed."""
+    parameter = name.replace(".", "_").replace("-", "_")
+    one = unmatched(
+        template=f"/v1/{{{parameter}}}/calls",
+        claims={name: TEXT},
+        request={name: TEXT},
+        headers=(name,),
+        query=(name,),
+        cookies=(name,),
+    )
+    hashed = set(re.findall('from = "([a-z_]+)"', draft(one)))
+    assert hashed <= {"api_key", "header"}
+    assert f'"{name}"' not in draft(one) or hashed == {"api_key"}
+    body = drafted(unmatched(request={name: TEXT, "user.id": TEXT}))
+    assert body.identify == drafted(unmatched(request={"user.id": TEXT})).identify
+
+
+@pytest.mark.parametrize("name", ["user.keyboard", "customer.monkey", "user.login", "author_team"])
+def test_harmless_names_are_candidates(name: str) -> None:
+    """They only look a little like one."""
+    assert f'path = "{name}"' in draft(unmatched(request={name: TEXT}))
 
 
 @pytest.mark.parametrize(

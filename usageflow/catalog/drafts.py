@@ -39,7 +39,7 @@ METRIC_CHARS_MAX: Final = 64
 """As many as `models.METRIC_PATTERN` allows."""
 
 _SOURCE: Final[TypeAdapter[Source]] = TypeAdapter(Source)
-_KEY: Final = re.compile("api.?key", re.IGNORECASE)
+_KEY: Final = re.compile("(?:^|_|api)keys?(?:_|$)")
 _NUMBERS: Final = frozenset(("integer", "number"))
 
 Table: TypeAlias = Mapping[str, str]
@@ -79,7 +79,9 @@ def _identities(one: Unmatched) -> Iterator[Table]:
     found = [
         (rank, table)
         for name, table in _places(one)
-        if (rank := _rank(name, CALLERS)) is not None and _valid(table)
+        if (rank := _rank(name, CALLERS)) is not None
+        and (table["from"] == "api_key" or not _may_be_credential(name))
+        and _valid(table)
     ]
     return (table for _, table in sorted(found, key=lambda pair: pair[0]))
 
@@ -104,12 +106,25 @@ def _places(one: Unmatched) -> Iterator[tuple[str, Table]]:
 
 
 def _carried(kind: str, name: str) -> Table:
-    """A source for a header, parameter or cookie; a credential is never read as it is."""
+    """A source for a header, parameter or cookie; a key is hashed."""
     if name == "authorization":
         return {"from": "api_key", kind: name, "scheme": "Bearer", "secret": HASHED_WITH}
-    if _KEY.search(name):
+    if _KEY.search(_words(name)):
         return {"from": "api_key", kind: name, "secret": HASHED_WITH}
     return {"from": kind, "name": name}
+
+
+def _may_be_credential(name: str) -> bool:
+    """Whether a value of this name may be a secret: what no source may be called, and more.
+
+    A person who calls a body field `key` knows what is in it; who guesses by names does not.
+    """
+    words = _words(name)
+    return (
+        _KEY.search(words) is not None
+        or "passw" in words
+        or not all(_valid({"from": "query", "name": step}) for step in name.split("."))
+    )
 
 
 def _quantities(one: Unmatched) -> Iterator[str]:
@@ -130,7 +145,7 @@ def _expression(body: str, path: str) -> str:
 
 def _rank(name: str, words: tuple[str, ...]) -> int | None:
     """How telling a name is; None if it tells nothing."""
-    bare = re.sub(r"[^a-z0-9]+", "_", re.sub("([a-z0-9])([A-Z])", r"\1_\2", name).lower())
+    bare = _words(name)
     return next(
         (
             rank
@@ -139,6 +154,11 @@ def _rank(name: str, words: tuple[str, ...]) -> int | None:
         ),
         None,
     )
+
+
+def _words(name: str) -> str:
+    """The words of a name, however they are put together: `user_id` of `User-ID` and `userId`."""
+    return re.sub(r"[^a-z0-9]+", "_", re.sub("([a-z0-9])([A-Z])", r"\1_\2", name).lower())
 
 
 def _valid(table: Table) -> bool:
