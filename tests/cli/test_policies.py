@@ -47,7 +47,7 @@ def test_a_good_file_is_summed_up(run: Run, file: Path) -> None:
     assert run("policies", "check", file) == (0, "2 policies, 2 metrics: ok\n", "")
     file.write_text(CHAT)
     assert run("policies", "check", file).out == "1 policy, 1 metric: ok\n"
-    file.write_text("")
+    file.write_text("# none")
     assert run("policies", "check", file).out == "0 policies, 0 metrics: ok\n"
 
 

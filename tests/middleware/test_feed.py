@@ -333,3 +333,44 @@ def test_a_reload_with_a_new_key_server_waits_for_its_keys(tmp_path: Path) -> No
     assert time.monotonic() - started >= 0.25
     subject.close()
     listener.close()
+
+
+def test_a_policy_that_becomes_wrong_stays_as_it_was(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a less specific policy would count its requests at another price, or none would."""
+    path = tmp_path / "p.toml"
+    path.write_text(POLICY % ("a", "a") + POLICY % ("b", "b"))
+    subject = feed(Settings(policies=str(path)))
+    before = subject.current.match("GET", "/b")
+    assert before is not None
+    wrong = (POLICY % ("b", "b")).replace("metric", "metrik")
+    path.write_text(POLICY % ("a", "new") + wrong)
+    subject.poll()
+    assert matches(subject, "new")
+    after = subject.current.match("GET", "/b")
+    assert after is not None
+    assert after.policies[0].version == before.policies[0].version
+    assert 'policy "b" stays in force as it was' in caplog.text
+    path.write_text(POLICY % ("a", "new"))
+    subject.poll()
+    assert not matches(subject, "b"), "taken out on purpose, it is gone"
+
+
+@pytest.mark.parametrize("text", ["", " \n\n"])
+def test_an_empty_file_is_one_that_is_being_written(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, text: str
+) -> None:
+    """At start it is an error; later the last good set stays. A comment makes it deliberate."""
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with pytest.raises(PolicyFileError, match="is empty"):
+        open_feed(Settings(policies=str(path)))
+    path.write_text("\ufeff" + POLICY % ("a", "a"), encoding="utf-8")
+    subject = feed(Settings(policies=str(path)))
+    path.write_text(text)
+    subject.poll()
+    assert matches(subject, "a")
+    path.write_text("# nothing is metered for now")
+    subject.poll()
+    assert not matches(subject, "a")

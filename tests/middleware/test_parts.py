@@ -160,7 +160,12 @@ def test_a_stream_that_is_over_is_not_recorded_again(kit: Any) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         later = loop.call_later
-        loop.call_later = lambda *args: timers.append(args) or later(*args)  # type: ignore[method-assign,func-returns-value]
+
+        def noted(*args: Any) -> asyncio.TimerHandle:
+            timers.append(args)
+            return later(*args)
+
+        loop.call_later = noted  # type: ignore[method-assign]
         tap = Tap(kit)
         app = kit.wrap(tap, recorder, SUMMED % "measured", part_interval_s=0.02)
         client = kit.Client()

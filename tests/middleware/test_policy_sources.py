@@ -58,7 +58,7 @@ def assembly() -> Iterator[Callable[..., Assembly]]:
 
 def build(subject: Assembly, *tables: str) -> PolicySet:
     """The set of these policies, all of which are valid by themselves."""
-    parsed = parse_file("".join(tables), "p.toml")
+    parsed = parse_file("\n".join(("# policies", *tables)), "p.toml")
     return subject.build(parsed.policies, parsed.problems, "p.toml")
 
 

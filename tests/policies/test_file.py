@@ -45,9 +45,17 @@ def test_the_version_follows_the_meaning() -> None:
     assert version(CHAT.replace("POST /v1/chat", "POST /v1/chat2")) != version(CHAT)
 
 
-def test_nothing_is_an_empty_file() -> None:
-    """An empty file is an empty set, not a mistake."""
-    assert parse("", "p.toml") == PolicyFile((), (), (), (), ())
+def test_a_file_without_policies_is_an_empty_set() -> None:
+    """But one without a word is a mistake: an editor may be about to write it."""
+    assert parse("# none", "p.toml") == PolicyFile((), (), (), (), ())
+    with pytest.raises(PolicyFileError, match="p.toml:1:1: is empty"):
+        parse(" \n", "p.toml")
+
+
+def test_a_policy_that_is_left_out_is_named() -> None:
+    """So that a reload can keep what it was before."""
+    found = parse(CHAT + CHAT.replace("metric", "metrik").replace('"chat"', '"wrong"'), "p.toml")
+    assert found.left_out == {"wrong"}
 
 
 def test_one_bad_policy_leaves_the_others() -> None:

@@ -156,7 +156,7 @@ def sound_file(file: Path) -> "PolicyFile":
     from usageflow.policies import parse_file
 
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyFileError(str(file), [f"{file}: cannot be read: {error}"]) from None
     parsed = parse_file(text, str(file))

@@ -16,7 +16,7 @@ from typing import Protocol
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError, PolicyFileError
 from usageflow.middleware.key_sets import JwksKeySets
-from usageflow.policies import Policy, PolicySet, parse_document, parse_file
+from usageflow.policies import Policy, PolicyFile, PolicySet, parse_document, parse_file
 from usageflow.policies.identity import key_servers, surroundings_problems
 from usageflow.policies.paths import PathRules
 from usageflow.policies.sources import JwtSource
@@ -116,6 +116,7 @@ class FileSource:
         self._path = path
         self._assembly = assembly
         self._seen: tuple[int, int, int] | None = None
+        self._good: list[tuple[Policy, str]] = []
 
     def read(self) -> PolicySet | None:
         """See Source."""
@@ -124,14 +125,26 @@ class FileSource:
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if seen == self._seen:
                 return None
-            text = self._path.read_text(encoding="utf-8")
+            text = self._path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise PolicyFileError(str(self._path), [f"{self._path}: {error}"]) from error
         # Seen before it is parsed: a broken file is told once, not at every poll.
         self._seen = seen
         with collector_paused():
             parsed = parse_file(text, str(self._path))
-        return self._assembly.build(parsed.policies, parsed.problems, str(self._path))
+        self._good = [*parsed.policies, *self._before(parsed)]
+        return self._assembly.build(self._good, parsed.problems, str(self._path))
+
+    def _before(self, parsed: PolicyFile) -> list[tuple[Policy, str]]:
+        """What policies that are wrong now were before the mistake: they stay in force.
+
+        Otherwise a less specific policy would count their requests, or none would.
+        """
+        names = parsed.left_out.difference(policy.name for policy, _ in parsed.policies)
+        kept = [(policy, version) for policy, version in self._good if policy.name in names]
+        for policy, version in kept:
+            log.error('policy "%s" stays in force as it was (%s)', policy.name, version)
+        return kept
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -37,6 +37,7 @@ class PolicyFile(NamedTuple):
     """The valid policies with their versions, the declared metrics, and one line per problem.
 
     `examples` and `exemptions` are for tests and for the coverage of an app; they meter nothing.
+    `left_out` has the names of policies that are wrong, as far as they have one.
     """
 
     policies: tuple[tuple[Policy, str], ...]
@@ -44,14 +45,18 @@ class PolicyFile(NamedTuple):
     metrics: tuple[Metric, ...] = ()
     examples: tuple[Example, ...] = ()
     exemptions: tuple[Exemption, ...] = ()
+    left_out: frozenset[str] = frozenset()
 
 
 def parse(text: str, source: str) -> PolicyFile:
     """Read a policy file's text; `source` is its name in messages.
 
-    Raises PolicyFileError with FILE:LINE:COLUMN if it is not TOML; everything else is a problem
-    in the result, `FILE:LINE: policy "chat" (#2): quantity: message`.
+    Raises PolicyFileError with FILE:LINE:COLUMN if it is empty or not TOML; everything else is a
+    problem in the result, `FILE:LINE: policy "chat" (#2): quantity: message`.
     """
+    if not text.strip():
+        # An editor may be between emptying the file and writing it.
+        raise PolicyFileError(source, [f"{source}:1:1: is empty; a comment says that it is meant"])
     return _Reading(source, _load(text, source), _Places(text)).result()
 
 
@@ -85,6 +90,7 @@ class _Reading:
         self._tables = tables
         self._places = places
         self._problems: list[tuple[int, str]] = []
+        self._left_out: set[str] = set()
         self._metrics: dict[str, Metric] = {}
         self._claims = Claims()
 
@@ -108,6 +114,7 @@ class _Reading:
             tuple(self._metrics.values()),
             examples,
             exemptions,
+            frozenset(self._left_out),
         )
 
     def _read(self, kind: str, model: type[Table]) -> Iterator[tuple[int, Table]]:
@@ -145,7 +152,10 @@ class _Reading:
 
     def _blame(self, kind: str, number: int, key: str, text: str) -> None:
         """Tell what is wrong with a key of a table, with the table's name if it has one."""
-        named = title(self._tables[kind][number - 1], number)
+        table = self._tables[kind][number - 1]
+        if kind == "policy" and isinstance(table, dict):
+            self._left_out.add(str(table.get("name")))
+        named = title(table, number)
         line = self._places.line(kind, number, key)
         self._tell(line, f"{kind}{named.removeprefix('policy')}: {text}")
 

@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     PlainValidator,
+    StrictBool,
     StringConstraints,
     ValidationInfo,
     field_validator,
@@ -121,7 +122,7 @@ class Policy(Model):
     metric: Annotated[str, StringConstraints(pattern=METRIC_PATTERN)]
     quantity: Annotated[Decimal | str, PlainValidator(_quantity)] = Decimal(1)
     stream: Literal["last", "sum"] = "last"
-    include_usage: bool = False
+    include_usage: StrictBool = False
     event_name: Name | None = None
     when: Annotated[
         Literal["success", "response", "request"] | tuple[int, ...], PlainValidator(_when)
