@@ -48,7 +48,7 @@ def test_the_version_follows_the_meaning() -> None:
 def test_a_file_without_policies_is_an_empty_set() -> None:
     """But one without a word is a mistake: an editor may be about to write it."""
     assert parse("# none", "p.toml") == PolicyFile((), (), (), (), ())
-    with pytest.raises(PolicyFileError, match="p.toml:1:1: is empty"):
+    with pytest.raises(PolicyFileError, match=r"p\.toml:1:1: is empty"):
         parse(" \n", "p.toml")
 
 
