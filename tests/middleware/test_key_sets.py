@@ -2,10 +2,12 @@
 
 import json
 import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -289,6 +291,33 @@ def test_a_server_that_drips_is_left(server: KeyServer) -> None:
     with pytest.raises(TimeoutError, match="takes too long"):
         fetch(server.url, timeout_s=0.2)
     assert time.monotonic() - began_s < 2
+
+
+@pytest.mark.parametrize(
+    ("scheme", "beginning"),
+    [("http", b"HTTP/1.1 200 OK\r\nx: "), ("http", b""), ("https", b"\x16\x03\x03\x40\x00\x02")],
+)
+def test_a_server_that_drips_before_the_body_is_left(scheme: str, beginning: bytes) -> None:
+    """In the head of its answer and in the handshake, too."""
+    left = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listening.accept()
+        with connection, suppress(OSError):  # the edge has had enough
+            connection.recv(10_000)
+            connection.sendall(beginning)
+            while not left.wait(0.02):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError, match="takes too long"):
+            fetch(f"{scheme}://127.0.0.1:{listening.getsockname()[1]}/jwks.json", timeout_s=0.2)
+        assert time.monotonic() - began_s < 2
+        left.set()
+        thread.join()
 
 
 def test_a_server_that_is_silent_is_left(server: KeyServer) -> None:

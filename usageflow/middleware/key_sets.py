@@ -9,10 +9,12 @@ import http.client
 import itertools
 import logging
 import random
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -222,35 +224,65 @@ def fetch(url: str, timeout_s: float) -> bytes:
     parts = urlsplit(url)
     assert parts.hostname is not None  # noqa: S101 - the policy's model has seen to it
     deadline_s = time.monotonic() + timeout_s
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(
-            parts.hostname, parts.port, timeout=timeout_s, context=context
-        )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    secure = parts.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(parts.hostname, parts.port or kind.default_port)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = {"accept": "application/json", "user-agent": f"usageflow/{__version__}"}
+    plain = socket.create_connection((connection.host, connection.port), timeout_s)
+    connection.sock = plain
     try:
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        headers = {"accept": "application/json", "user-agent": f"usageflow/{__version__}"}
-        connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
-        if response.status != http.client.OK:
-            raise ValueError(f"the server answered {response.status}")
-        return _read(response, deadline_s)
+        with _ended_at(deadline_s, plain):
+            if secure:
+                context = ssl.create_default_context()
+                connection.sock = context.wrap_socket(plain, server_hostname=parts.hostname)
+            connection.request("GET", target, headers=headers)
+            response = connection.getresponse()
+            if response.status != http.client.OK:
+                raise ValueError(f"the server answered {response.status}")
+            return _read(response)
     finally:
         connection.close()
 
 
-def _read(response: http.client.HTTPResponse, deadline_s: float) -> bytes:
-    """The body, bounded in size and in time: a server that drips must not hold up the others."""
+@contextmanager
+def _ended_at(deadline_s: float, connected: socket.socket) -> Iterator[None]:
+    """Until then the connection may be used; what still uses it raises TimeoutError.
+
+    A socket's own timeout is for one read: a server that drips, be it in the handshake, the head or
+    the body of its answer, would hold up the other URLs.
+    """
+    over = threading.Event()
+    same = connected.dup()  # TLS takes `connected` away
+
+    def end() -> None:
+        over.set()
+        with suppress(OSError):  # the server may have left
+            same.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(0.0, deadline_s - time.monotonic()), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not over.is_set():
+            raise
+    finally:
+        timer.cancel()
+        timer.join()  # else it might end another connection, under the number of this one
+        same.close()
+    if over.is_set():
+        raise TimeoutError("the answer takes too long")
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The body, bounded in size."""
     content = b""
     while chunk := response.read1(_CHUNK_BYTES):
         content += chunk
         if len(content) > SET_BYTES_MAX:
             raise ValueError(f"the answer has more than {SET_BYTES_MAX} bytes")
-        if time.monotonic() > deadline_s:
-            raise TimeoutError("the answer takes too long")
     if response.length:
         raise http.client.IncompleteRead(b"", response.length)
     return content
