@@ -35,6 +35,9 @@ def event(number: int, **changes: Any) -> bytes:
         "quantity": Decimal(EXACT),
         "occurred_at": START,
         "state": "counted",
+        "request_method": "GET",
+        "request_route": "/v1/items/:id",
+        "request_status": 200,
     }
     return encode(UsageEvent(**fields | changes))
 
@@ -105,9 +108,19 @@ def test_json_is_exact(run: Run, full: str) -> None:
     gap, unit, waiting, refused = (
         json.loads(line, parse_float=Decimal) for line in out.splitlines()
     )
-    nothing = dict.fromkeys(("id", "metric", "event_name", "identity", "quantity", "line"))
+    nothing = dict.fromkeys(
+        ("id", "metric", "event_name", "identity", "quantity", "line")
+        + ("policy", "policy_version", "request", "status", "occurred_at")
+    )
+    request = {
+        "policy": "calls",
+        "policy_version": "1",
+        "request": "GET /v1/items/:id",
+        "status": 200,
+        "occurred_at": "2026-11-21T09:30:00Z",
+    }
     acct_1 = {"field": "account_id", "value": "acct_1"}
-    assert gap == nothing | {
+    assert gap == nothing | request | {
         "kind": "event",
         "state": "gap",
         "since": "2026-11-21T09:33:00Z",
@@ -126,7 +139,7 @@ def test_json_is_exact(run: Run, full: str) -> None:
         "quantity": Decimal(EXACT),
         "reason": "no Stripe customer",
     }
-    assert waiting == nothing | {
+    assert waiting == nothing | request | {
         "kind": "event",
         "state": "inbox",
         "since": "2026-11-21T09:31:00Z",
@@ -153,10 +166,11 @@ def test_the_table_is_for_people(run: Run, full: str) -> None:
         *("gap event", "parked unit", "inbox event", "rejected line"),
     ]
     cells = [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
-    assert cells[0][1:] == ["2026-11-21 09:33", "API_CALL", "?", EXACT, "disk full"]
+    where = "calls: GET /v1/items/:id 200"
+    assert cells[0][1:] == ["2026-11-21 09:33", "API_CALL", where, "?", EXACT, "disk full"]
     assert cells[1][2:] == ["calls", "account_id acct_1", EXACT, "no Stripe customer"]
     assert "\x1b" not in rows[2]
-    assert cells[2][2:5] == ["API_CALL", "account_id acct_1", "?"]
+    assert cells[2][2:6] == ["API_CALL", where, "account_id acct_1", "?"]
     assert cells[3][2:5] == ["?", "?", "?"]
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -20,13 +21,13 @@ SHOWN_MAX: Final = 50
 KEYS_MAX: Final = 500
 """Keys in one statement: well below the least number of variables a database takes."""
 
-HEADER: Final = ("what", "when", "metric or meter", "identity", "quantity", "reason")
+HEADER: Final = ("what", "when", "metric or meter", "where", "identity", "quantity", "reason")
 NOUNS: Final = {"event": "event", "unit": "unit", "rejection": "line"}
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What an item is of: an event has a metric, a unit an event name.
+    """What an item is of: an event has a metric, a policy and a request, a unit an event name.
 
     `value` is None if nobody knows whose it is, `quantity` if nothing could be measured.
     """
@@ -36,6 +37,17 @@ class Details:
     quantity: Decimal | None
     metric: str | None = None
     event_name: str | None = None
+    policy: str | None = None
+    policy_version: str | None = None
+    request: str | None = None
+    """Method and template of the request; what it asked for is nobody's business."""
+    status: int | None = None
+    occurred_at: datetime | None = None
+
+    @property
+    def where(self) -> str:
+        """What a person looks for to mend the cause."""
+        return "" if self.policy is None else f"{self.policy}: {self.request} {self.status or ''}"
 
 
 AllDetails = Mapping[tuple[str, str | None], Details]
@@ -91,7 +103,16 @@ def _of_events(
     ours = select(UsageEventRow).where(col(UsageEventRow.organization_id) == organization_id)
     return {
         ("event", row.id): Details(
-            row.identity_field, row.identity_value, row.quantity, metric=row.metric
+            row.identity_field,
+            row.identity_value,
+            row.quantity,
+            metric=row.metric,
+            event_name=row.event_name,
+            policy=row.policy,
+            policy_version=row.policy_version,
+            request=f"{row.request_method} {row.request_route}",
+            status=row.request_status,
+            occurred_at=row.occurred_at,
         )
         for some in keys
         for row in tx.session.exec(ours.where(col(UsageEventRow.id).in_(some)))
@@ -140,6 +161,11 @@ def _document(item: "Item", of: Details | None) -> dict[str, Any]:
         "event_name": of and of.event_name,
         "identity": {"field": of.field, "value": of.value} if of and of.value else None,
         "quantity": of and of.quantity,
+        "policy": of and of.policy,
+        "policy_version": of and of.policy_version,
+        "request": of and of.request,
+        "status": of and of.status,
+        "occurred_at": of and of.occurred_at,
         "reason": item.reason,
         "line": None if of else item.subject,
     }
@@ -158,13 +184,14 @@ def _print_table(shown: "list[Item]", details: AllDetails, waiting: int) -> None
 
 def _cells(item: "Item", of: Details | None) -> tuple[str, ...]:
     """A refused line has no more than what could be read of its id."""
-    name, identity, quantity = "?", f"id {item.key}" if item.key else "?", "?"
+    name, where, identity, quantity = "?", "", f"id {item.key}" if item.key else "?", "?"
     if of is not None:
         name = of.metric or of.event_name or "?"
+        where = of.where.strip()
         identity = "?" if of.value is None else f"{of.field} {of.value}"
         quantity = "?" if of.quantity is None else f"{of.quantity:f}"
     what, when = f"{item.state} {NOUNS[item.kind]}", f"{item.since:%Y-%m-%d %H:%M}"
-    return what, when, *map(_one_line, (name, identity, quantity, item.reason))
+    return what, when, *map(_one_line, (name, where, identity, quantity, item.reason))
 
 
 def _one_line(text: str) -> str:
