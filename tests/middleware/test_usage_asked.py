@@ -136,6 +136,7 @@ class Call:
         *,
         headers: Iterable[tuple[bytes, bytes]] = (),
         toml: str = CHAT,
+        state: dict[str, Any] | None = None,
         **options: Any,
     ) -> None:
         self.recorder = kit.ManualRecorder()
@@ -144,6 +145,7 @@ class Call:
             method="POST",
             path="/v1/chat",
             headers=[(b"x-account", b"acct_1"), JSON_TYPE, *headers],
+            **({} if state is None else {"state": state}),
         )
         metered = kit.wrap(app, self.recorder, toml, **options)
         self.scope = dict(scope)
@@ -315,6 +317,25 @@ def test_what_the_app_says_in_its_scope_is_heard(kit: Any, body: bytes) -> None:
     call = Call(kit, Endpoint(), request(body), toml=CHAT + CALLS)
     (event,) = [each for each in call.recorder.events if each.metric == "API_CALL"]
     assert (event.state, event.identity.value) == ("counted", "acct_2")
+
+
+def test_the_app_has_what_the_server_gave_it(kit: Any) -> None:
+    """All of its scope but the headers, and the very state that its lifespan has filled."""
+    endpoint, state = Endpoint(), {"pool": object()}
+    call = Call(kit, endpoint, request(UNASKED), state=state)
+    assert endpoint.body == ASKED
+    assert endpoint.scope["state"] is state
+    assert {**endpoint.scope, "headers": call.scope["headers"]} == call.scope
+
+
+@pytest.mark.parametrize("end", [b"data: {", b'data: {"choices": [], "usage": nu', b"\n", b""])
+def test_a_stream_that_ends_in_an_event_has_its_end(kit: Any, end: bytes) -> None:
+    """What was held back because it might have become the usage is the client's."""
+    whole = b"".join(DELTAS)
+    app = kit.answering(
+        kit.start(200, EVENT_STREAM), kit.body(whole + LAST + end, more=True), kit.body()
+    )
+    assert Call(kit, app, request(UNASKED)).client.body == whole + end
 
 
 def test_an_app_that_does_not_read_is_served(kit: Any) -> None:
