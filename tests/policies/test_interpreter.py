@@ -1,6 +1,5 @@
 """What expressions evaluate to: exact numbers, bounded work, reasons instead of exceptions."""
 
-import time
 from decimal import Decimal
 from typing import Any
 
@@ -151,11 +150,9 @@ def test_a_document_that_is_too_deep_is_a_reason() -> None:
     ],
 )
 def test_an_expression_cannot_keep_the_processor(text: str, document: Any) -> None:
-    """Doubling a value again and again stops at the limit, long before it hurts."""
-    before = time.process_time()
+    """Doubling a value again and again, and looking at much in turn, stop at the limit of steps."""
     found = Expression(text).search(document)
     assert found == Reason(f"the expression needs more than {EVALUATION_STEPS_MAX} steps")
-    assert time.process_time() - before < 0.1, "some 10 ms; the rest is for slow machines"
 
 
 def test_the_package_is_left_as_it_was() -> None:

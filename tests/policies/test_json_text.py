@@ -1,7 +1,7 @@
 """JSON text: exact numbers, bounded work, and reasons for what is none."""
 
 import json
-import time
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -75,11 +75,9 @@ HOSTILE = [b"[]", b"{}", b"0.1", b"1e5", b"[[[]]]", b'{"a":{}}', b'{"a":1}', b"[
 
 @pytest.mark.parametrize("item", HOSTILE)
 def test_what_would_take_too_long_is_refused_at_once(item: bytes) -> None:
-    """A megabyte of small values is a reason within the time that a look at it takes."""
-    data = b"[" + b",".join([item] * (MIB // (len(item) + 1))) + b"]"
-    before = time.process_time()
+    """A megabyte of small values is not parsed: that its end is missing is not even noticed."""
+    data = b"[" + b",".join([item] * (MIB // (len(item) + 1)))
     assert decode_json(data, "body") == Reason("body holds too many values to be measured")
-    assert time.process_time() - before < 0.05, "some 5 ms; the rest is for slow machines"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +99,16 @@ def test_usual_large_documents_are_read(document: object) -> None:
 
 @pytest.mark.parametrize("item", HOSTILE)
 def test_one_value_is_found_in_any_large_document(item: bytes) -> None:
-    """Looking for a place needs no values to be made of the rest."""
+    """No values are made of the rest: of a megabyte, only the found object takes memory."""
     data = b'{"x":[%b],"usage":{"n":7}}' % b",".join([item] * (MIB // (len(item) + 1)))
-    before = time.process_time()
-    assert skim_json(data, ("usage", "n"), "body") == b"7"
-    assert time.process_time() - before < 0.05, "some 3 ms; the rest is for slow machines"
+    skim_json(b"{}", ("usage", "n"), "body")  # makes what is kept for these names
+    tracemalloc.start()
+    try:
+        assert skim_json(data, ("usage", "n"), "body") == b"7"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000
 
 
 def test_looking_for_one_value_is_bounded_too() -> None:

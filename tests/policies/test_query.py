@@ -1,6 +1,5 @@
 """The query string as pairs."""
 
-import time
 from urllib.parse import urlencode
 
 import pytest
@@ -38,9 +37,7 @@ def test_no_bytes_are_too_strange(query: bytes) -> None:
 
 
 def test_a_query_that_is_too_long_is_not_read() -> None:
-    """Reading is bounded: the longest and worst one does not hold up others for long."""
+    """One of the longest is read whole, whatever is in it; with one byte more there are none."""
     worst = b"%61&" * (QUERY_BYTES_MAX // 4)
-    started_s = time.process_time()
-    assert len(query_pairs(worst)) == QUERY_BYTES_MAX // 4
-    assert time.process_time() - started_s < 0.1  # 7 ms; a wide margin for a busy machine
+    assert query_pairs(worst) == [("a", "")] * (QUERY_BYTES_MAX // 4)
     assert query_pairs(worst + b"&") == []
