@@ -78,10 +78,12 @@ class Served:
         )
         self.server = uvicorn.Server(config)
         sockets = {"sockets": [self._listener]}
-        self._thread = threading.Thread(target=self.server.run, kwargs=sockets)
+        self._thread = threading.Thread(target=self.server.run, kwargs=sockets, daemon=True)
         self._thread.start()
         wait_for(lambda: self.server.started or not self._thread.is_alive(), "uvicorn")
-        assert self.server.started
+        if not self.server.started:
+            self._listener.close()
+            raise AssertionError("the app does not start")
 
     def stop(self) -> None:
         """End it as SIGTERM would; a second time does nothing."""

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 MIB = 1_048_576
+NO_POLICIES = "# none\n"
 HEADERS = {"x-account": "a"}
 TOKENS = "response.body.usage.total_tokens"
 USAGE = b'{"choices": [], "usage": {"total_tokens": 4321}}'
@@ -129,10 +130,15 @@ def test_24_a_quantity_is_what_was_reported(edge: Callable[..., Any], kit: Any) 
         for content, _, _ in MEASURED:
             assert client.post("/n", content=content).text == content
         client.post("/items", json={"items": [{"n": 3}, {"n": 4}]})
-    *found, second, summed = metered.events
+        client.post("/items", json={"items": [{"n": 0}, {"n": 0}]})
+    events = metered.events
+    found, lists = events[: len(MEASURED)], events[len(MEASURED) :]
     assert [(event.quantity, event.state) for event in found] == [case[1:] for case in MEASURED]
     assert all(event.reason for event in found if event.state == "inbox")
-    assert {event.metric: event.quantity for event in (second, summed)} == {"SUM": 7, "SECOND": 4}
+    assert {(event.metric, event.quantity, event.state) for event in lists} == {
+        *(("SUM", 7, "counted"), ("SECOND", 4, "counted")),
+        *(("SUM", 0, "counted"), ("SECOND", 0, "counted")),
+    }
 
 
 def test_25_failed_requests_are_not_billed(edge: Callable[..., Any], kit: Any) -> None:
@@ -325,7 +331,7 @@ def test_29_every_route_of_a_list_counts(edge: Callable[..., Any], kit: Any) -> 
         *("list", "list", "post", "thing", "any"),
         "inside",
     ]
-    unmetered = edge(Starlette(routes=app.routes), "")
+    unmetered = edge(Starlette(routes=app.routes), NO_POLICIES)
     with unmetered.client(headers=HEADERS) as client:
         assert client.get("/a").status_code == 200
     assert unmetered.events == []
@@ -362,15 +368,15 @@ def test_30_one_bad_policy_stands_alone_and_no_policies_are_none(
             client.get("/users/7/profile")
             return len(metered.events) == before
 
-        Path(metered.settings.policies).write_text("")
-        kit.wait_for(unmetered, "the empty file is in force")
+        Path(metered.settings.policies).write_text(NO_POLICIES)
+        kit.wait_for(unmetered, "no policies are in force")
 
     peer.publish(colon + braces)
     served = edge(FastAPI(routes=app.routes), **peer.settings)
     with served.client(headers=HEADERS) as client:
         client.get("/users/7/profile")
         peer.await_ledger(1)
-        peer.publish("")
+        peer.publish(NO_POLICIES)
         fetched = peer.answered[kit.policies_path, 200]
         kit.wait_for(lambda: peer.answered[kit.policies_path, 200] > fetched, "the empty set")
         kit.wait_for(lambda: not served.middleware._feed.current.match("GET", "/users/7/profile"))
