@@ -362,6 +362,68 @@ def test_only_the_keys_of_the_policies_are_kept(
     other.close()
 
 
+def test_a_set_that_is_dropped_serves_old_requests(
+    key_sets: Callable[..., JwksKeySets], server: KeyServer
+) -> None:
+    """It is not fetched anew for them, and it stays fresh for those that go on asking."""
+    subject = key_sets(refresh_s=0.2)
+    subject.prepare([server.url])
+    assert subject.wait(5)
+    generation = subject.generation(server.url)
+    subject.retain([])
+    for _ in range(100):
+        assert has(subject, server.url, "a")
+    assert len(server.asked) == 1
+    began_s = time.monotonic()
+    while len(server.asked) < 3:
+        assert has(subject, server.url, "a")
+        assert subject.generation(server.url) == generation
+        assert time.monotonic() - began_s < 10
+        time.sleep(0.01)
+    assert time.monotonic() - began_s >= 0.3
+    wait_for(lambda: server.url not in subject._sets)
+    assert len(server.asked) <= 4, "one more for who asked just before"
+
+
+def test_a_set_that_is_named_again_is_there_at_once(
+    key_sets: Callable[..., JwksKeySets], server: KeyServer
+) -> None:
+    """Policies were replaced and put back: nothing is fetched, and nothing is lost later."""
+    subject = key_sets(refresh_s=0.1)
+    subject.prepare([server.url])
+    assert subject.wait(5)
+    subject.retain([])
+    subject.prepare([server.url])
+    assert len(server.asked) == 1
+    wait_for(partial(server.asked_since, 3))
+    assert has(subject, server.url, "a")
+
+
+def test_a_set_that_nobody_names_is_fetched_only_while_it_is_asked_for(
+    key_sets: Callable[..., JwksKeySets], server: KeyServer
+) -> None:
+    """A request of policies that are long gone does not keep it for ever."""
+    subject = key_sets(refresh_s=0.02)
+    subject.find(server.url, "a")
+    wait_for(lambda: server.url not in subject._sets)
+    asked = len(server.asked)
+    time.sleep(0.1)
+    assert (asked, len(server.asked)) == (1, 1)
+
+
+def test_a_start_does_not_wait_for_what_is_dropped(
+    key_sets: Callable[..., JwksKeySets], server: KeyServer
+) -> None:
+    """Even before it was ever fetched."""
+    subject = key_sets()
+    subject.close()
+    subject.prepare([server.url])
+    subject.retain([])
+    subject.start()
+    assert subject.wait(5)
+    assert server.asked == []
+
+
 def test_a_bug_does_not_end_the_thread(
     key_sets: Callable[..., JwksKeySets],
     server: KeyServer,

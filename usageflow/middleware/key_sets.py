@@ -43,15 +43,19 @@ _CHUNK_BYTES: Final = 65_536
 
 
 class _KeySet:
-    """What is known about one URL. Written by the thread, but for `wanted`."""
+    """What is known about one URL. Written by the thread, but for the first three flags."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, named: bool) -> None:
         self.url = url
+        self.named = named
+        """By a policy in force; any other is let go of once nobody has asked for a while."""
+        self.asked = not named
+        """Since the last fetch, though no policy in force names it."""
+        self.wanted = False
+        """A token named a key that is not there."""
         self.keys: JwkSet | None = None
         self.generation = 0
         self.tried = False
-        self.wanted = False
-        """A token named a key that is not there."""
         self.due_s = 0.0
         self.fetched_s = 0.0
         self.pause_s = BACKOFF_S_MIN
@@ -63,7 +67,9 @@ class JwksKeySets:
     """See policies.surroundings.KeySets. Times in seconds; at most one fetch is under way.
 
     A set is fetched as soon as its URL is known and then every `refresh_s`; because of unknown key
-    ids at most once per `cooldown_s`; no answer is waited for longer than about `timeout_s`.
+    ids at most once per `cooldown_s`; no answer is waited for longer than about `timeout_s`. A set
+    that no policy names any more stays until its next fetch would be due, and as long as requests
+    that began under the old policies ask for it.
     """
 
     def __init__(self, refresh_s: float, cooldown_s: float, timeout_s: float) -> None:
@@ -80,17 +86,18 @@ class JwksKeySets:
 
     def prepare(self, urls: Iterable[str]) -> None:
         """Have the keys at these URLs as well; they are fetched at once."""
+        wanted = frozenset(urls)
         with self._news:
-            new = {url: _KeySet(url) for url in urls if url not in self._sets}
-            self._sets = {**self._sets, **new}
-        if new:
-            self._go_on()
-            self._wake.set()
+            for url in wanted.intersection(self._sets):
+                self._sets[url].named = True
+        self._add(_KeySet(url, named=True) for url in wanted)
 
     def retain(self, urls: Iterable[str]) -> None:
-        """Have the keys at these URLs only: no policy names the others any more."""
+        """Let go of the keys at all other URLs in time: no policy names them any more."""
+        wanted = frozenset(urls)
         with self._news:
-            self._sets = {url: self._sets[url] for url in urls if url in self._sets}
+            for url, each in self._sets.items():
+                each.named = url in wanted
 
     def find(self, url: str, kid: str | None) -> "PyJWK | Reason":
         """See KeySets."""
@@ -134,11 +141,21 @@ class JwksKeySets:
 
     def _set(self, url: str) -> _KeySet:
         found = self._sets.get(url)
-        if found is None:  # of a policy that has just been replaced, or of a set built by hand
-            self.prepare([url])
-            return self._sets.get(url) or _KeySet(url)
+        if found is None:  # of a policy that was replaced long ago, or of a set built by hand
+            self._add([_KeySet(url, named=False)])
+            return self._sets.get(url) or _KeySet(url, named=False)
+        if not found.named:
+            found.asked = True
         self._go_on()
         return found
+
+    def _add(self, sets: Iterable[_KeySet]) -> None:
+        with self._news:
+            new = {each.url: each for each in sets if each.url not in self._sets}
+            self._sets = {**self._sets, **new}
+        if new:
+            self._go_on()
+            self._wake.set()
 
     def _go_on(self) -> None:
         """Start the thread on first need, and in a forked child; not after `close`."""
@@ -166,11 +183,20 @@ class JwksKeySets:
         while not stop.is_set():
             now_s = time.monotonic()
             for each in list(self._sets.values()):
-                if self._due_s(each) <= now_s and not stop.is_set():
+                if self._due_s(each) <= now_s and not stop.is_set() and not self._let_go(each):
                     self._refresh(each)
             due_s = min((self._due_s(each) for each in list(self._sets.values())), default=None)
             wake.wait(None if due_s is None else max(0.0, due_s - time.monotonic()))
             wake.clear()
+
+    def _let_go(self, each: _KeySet) -> bool:
+        """Whether nobody needs this set any more: then it is gone."""
+        with self._news:
+            idle = not (each.named or each.asked)
+            if idle:
+                self._sets = {url: one for url, one in self._sets.items() if one is not each}
+                self._news.notify_all()
+            return idle
 
     def _due_s(self, each: _KeySet) -> float:
         if each.wanted:
@@ -179,7 +205,7 @@ class JwksKeySets:
 
     def _refresh(self, each: _KeySet) -> None:
         """Fetch once; a failure is told once and leaves the last good set in force."""
-        each.wanted = False  # before the fetch: what is unknown afterwards asks again
+        each.wanted = each.asked = False  # before the fetch: what is asked afterwards counts
         try:
             keys = self._parsed(each, fetch(each.url, self._timeout_s))
         except (OSError, http.client.HTTPException, ValueError) as error:

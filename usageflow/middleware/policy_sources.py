@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError, PolicyFileError
@@ -26,6 +26,9 @@ from usageflow.recorder.sink import POLICIES_PATH, refusal
 
 log = logging.getLogger("usageflow.middleware")
 
+_paused: Final[list[bool]] = []
+"""Not empty while the collector is off because of us. A list, as a fork may copy a held lock."""
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
@@ -33,12 +36,25 @@ def collector_paused() -> Iterator[None]:
     they are made takes half of the time.
     """
     was_enabled = gc.isenabled()
+    if was_enabled:
+        _paused.append(True)
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
             gc.enable()
+            _paused.clear()
+
+
+def _resume_in_child() -> None:
+    """A forked child does not have the thread that would enable the collector again."""
+    if _paused:
+        gc.enable()
+        _paused.clear()
+
+
+os.register_at_fork(after_in_child=_resume_in_child)
 
 
 class Assembly:
@@ -85,7 +101,7 @@ class Assembly:
         self.keys.wait(self._keys_wait_s)
 
     def forget_keys(self) -> None:
-        """After a set is in force: let go of the keys that none of its policies names."""
+        """After a set is in force: let go in time of the keys that none of its policies names."""
         self.keys.retain(self._key_servers)
 
     def _warn(self, policies: Sequence[Policy]) -> None:
