@@ -102,6 +102,28 @@ def test_any_other_answer_leaves_the_batch_undelivered(
     assert (caught.value.refused, caught.value.retry_after_s) == (refused, retry_after_s)
 
 
+def test_what_is_not_idempotent_is_sent_once(server: tuple[str, type[_Server]]) -> None:
+    """On a connection that broke there is no second try; a renewed one does not break by itself."""
+    url, handler = server
+    handler.hang_up_after_answer = True
+    handler.replies += [(200, {}, b"")] * 2
+    connection = Http(url, "key", timeout_s=5)
+    connection.request("POST", "/x", {}, b"1", idempotent=False)
+    with pytest.raises(DeliveryError, match="no answer from"):
+        connection.request("POST", "/x", {}, b"2", idempotent=False)
+    connection.renew()
+    connection.request("POST", "/x", {}, b"3", idempotent=False)
+    connection.close()
+    assert [body for _, _, body in handler.requests] == [b"1", b"3"]
+
+
+def test_a_server_that_cannot_be_reached_is_told() -> None:
+    """Before anything is sent."""
+    connection = Http("http://127.0.0.1:1", "key", timeout_s=5)
+    with pytest.raises(DeliveryError, match=r"no answer from http://127\.0\.0\.1:1"):
+        connection.renew()
+
+
 def test_a_connection_that_the_server_closed_is_opened_again(
     server: tuple[str, type[_Server]],
 ) -> None:

@@ -1,7 +1,8 @@
 """Telling the server which endpoints no policy matches.
 
-Best effort: what cannot be delivered is given back and told with the next report; nothing is
-billed by it. Runs on the feed's thread.
+Best effort: what is not taken is given back and told with the next report. Where nobody knows
+whether it was taken, because the answer got lost, it is not: a few requests are better lost than
+counted twice. Nothing is billed by it. Runs on the feed's thread.
 """
 
 import http.client
@@ -18,6 +19,8 @@ log = logging.getLogger("usageflow.middleware")
 
 REPORT_INTERVAL_S: Final = 30.0
 """Pause between reports: a person looks at them, no machine waits for them."""
+_UNKNOWN: Final = (http.client.BAD_GATEWAY, http.client.GATEWAY_TIMEOUT)
+"""A gateway's answers: the server behind it may have taken the report."""
 
 
 class Reports:
@@ -40,15 +43,24 @@ class Reports:
         content = self._discovery.take()
         if content is None:
             return
+        known = True
         try:
+            self._connection.renew()  # a kept one may have been closed, and nobody would know
+            known = False
             status, headers, answer = self._connection.request(
-                "POST", ENDPOINTS_PATH, {"content-type": "application/json"}, content
+                "POST",
+                ENDPOINTS_PATH,
+                {"content-type": "application/json"},
+                content,
+                idempotent=False,
             )
+            known = status not in _UNKNOWN
             if status not in (http.client.OK, http.client.NO_CONTENT):
                 raise refusal(status, headers, answer)
             self._complaint = ""
         except DeliveryError as error:
-            self._discovery.restore()
+            if known:
+                self._discovery.restore()
             if str(error) != self._complaint:
                 self._complaint = str(error)
                 log.warning("discovered endpoints are not reported: %s", error)

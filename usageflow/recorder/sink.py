@@ -78,20 +78,35 @@ class Http:
             os.close(inherited.sock.detach())  # only our copy: no goodbye in the parent's name
 
     def request(
-        self, method: str, path: str, headers: dict[str, str], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: bytes | None = None,
+        *,
+        idempotent: bool = True,
     ) -> tuple[int, dict[str, str], bytes]:
         """Status, headers (lower-case names) and body. Raises DeliveryError without an answer.
 
-        A kept-alive connection may have been closed by the server in the meantime; requests here
-        are idempotent, so one more try on a new connection is safe.
+        A kept-alive connection may have been closed by the server in the meantime, so one more try
+        is made on a new one; not if the request is not `idempotent`: `renew` before it.
         """
         reused = self._connection.sock is not None
         try:
             return self._exchange(method, path, headers, body)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            if reused:
+            if reused and idempotent:
                 return self.request(method, path, headers, body)
+            raise DeliveryError(f"no answer from {self._name}: {error!r}") from error
+
+    def renew(self) -> None:
+        """Connect anew. Raises DeliveryError if the server cannot be reached."""
+        self._connection.close()
+        try:
+            self._connection.connect()
+        except OSError as error:
+            self._connection.close()
             raise DeliveryError(f"no answer from {self._name}: {error!r}") from error
 
     def _exchange(
