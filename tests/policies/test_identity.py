@@ -264,6 +264,17 @@ def test_a_keyed_digest_stands_for_an_api_key(facts: Callable[..., Facts]) -> No
     assert found != read(API_KEY, other)
 
 
+def test_an_api_key_is_normalised_before_it_is_hashed(facts: Callable[..., Facts]) -> None:
+    """In the table and in the identity the digest is that of the normalised key."""
+    normalize = {"normalize": ["trim", "lower"]}
+    seen = facts(request_headers=[(b"x-api-key", b" SK_1 ")])
+    owners = {digest("sk_1", None): "acct_1", digest("SK_1", None): "acct_2"}
+    owned = {"from": "api_key", "header": "x-api-key", "owners": owners}
+    assert read({**owned, **normalize}, seen) == "acct_1"
+    same = facts(request_headers=[(b"x-api-key", b"sk_1")])
+    assert read({**API_KEY, **normalize}, seen) == read(API_KEY, same)
+
+
 def test_the_owner_of_an_api_key_is_in_the_table(facts: Callable[..., Facts]) -> None:
     """Wherever the key is sent, with or without a scheme before it; the digest decides."""
     owners = {"owners": {digest("sk_live_1", None): "acct_42"}}

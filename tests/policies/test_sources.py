@@ -17,6 +17,7 @@ KEYS = {"from": "jwt", "claim": "sub", "keys": "https://issuer.example/jwks.json
 API_KEY = {"from": "api_key", "header": "X-Api-Key", "secret": "env:S"}
 OWNERS = {"from": "api_key", "header": "X-Api-Key"}
 METADATA = {"from": "metadata", "name": "tenant"}
+TABLE = {"from": "metadata", "header": "X-Tenant", "table": {"t2": "b", "t1": "a"}}
 COOKIE = {"from": "cookie", "name": "tenant"}
 PEM = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
 ONE_KEY = "needs one of secret, pem and keys to verify tokens with, or unverified = true"
@@ -46,7 +47,10 @@ VALID: list[dict[str, Any]] = [
     {"from": "jwt", "claim": "sub", "unverified": True},
     METADATA,
     {"from": "metadata", "value": "acct_1"},
-    {"from": "metadata", "header": "X-Tenant", "table": {"t2": "b", "t1": "a"}},
+    TABLE,
+    {**TABLE, "table": {" T1 ": "a"}},
+    {**TABLE, "normalize": ["trim"], "table": {"T 1": "A"}},
+    {**TABLE, "normalize": ["trim", "lower"], "table": {"t1": "A", "t 2": " B "}},
 ]
 
 INVALID: list[tuple[dict[str, Any], str]] = [
@@ -78,6 +82,11 @@ INVALID: list[tuple[dict[str, Any], str]] = [
     ({**METADATA, "value": "a"}, f": {ONE_FORM}"),
     ({"from": "metadata", "value": "a", "table": {"a": "b"}}, f": {ONE_FORM}"),
     ({"from": "metadata", "header": "x-t"}, f": {ONE_FORM}"),
+    (
+        {**TABLE, "normalize": ["lower"], "table": {"t1": "a", "T2": "b"}},
+        ": table: 'T2' can never match, as normalize changes what is sent before it is looked up",
+    ),
+    ({**TABLE, "normalize": ["trim"], "table": {" t1": "a"}}, ": table: ' t1' can never match"),
 ]
 
 

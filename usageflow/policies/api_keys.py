@@ -1,6 +1,7 @@
 """Whose API key it is, without keeping the key: a table of digests, or a keyed digest itself.
 
-A key is hashed when it arrives; neither it nor a piece of it is in an identity or a Reason.
+A key is hashed when it arrives, normalised as its source says; neither it nor a piece of it is in
+an identity or a Reason.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ IDENTITY_DIGITS: Final = 32
 """Digits of a digest that are the identity: 128 bits, too many for two keys to meet by chance."""
 
 Owner: TypeAlias = Callable[[str], str | Reason]
-"""Whose key this is."""
+"""Whose key this is; takes the normalised key."""
 
 
 def digest(key: str, secret: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
+from usageflow.policies.identity_values import normalizer
 from usageflow.policies.shapes import Model, Name, expression
 from usageflow.policies.source_values import (
     CookieName,
@@ -85,7 +86,7 @@ class ApiKeySource(_Source):
     """Whose API key was sent. The key itself is never the identity.
 
     With `owners` (digest of a key -> identity) it is the owner, else the key's digest under
-    `secret`. `scheme` is a word before the key, such as Bearer.
+    `secret`. `scheme` is a word before the key, such as Bearer. Digests are of normalised keys.
     """
 
     from_: Literal["api_key"] = Field(alias="from")
@@ -161,6 +162,17 @@ class MetadataSource(_Source):
         forms = [form for form in (self.name, self.value, self.header) if form]
         if len(forms) != 1 or (self.header is None) != (not self.table):
             raise ValueError("needs one of name, value, and header with a table")
+        return self
+
+    @model_validator(mode="after")
+    def _every_row_can_match(self) -> Self:
+        normal = normalizer(self.normalize)
+        for sent, _ in self.table:
+            if normal(sent) != sent:
+                raise ValueError(
+                    f"table: {sent!r} can never match, as normalize changes what is sent before "
+                    f"it is looked up; write {normal(sent)!r}"
+                )
         return self
 
 
