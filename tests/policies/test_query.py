@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from usageflow.policies.query import QUERY_BYTES_MAX, query_pairs
+from usageflow.policies.reason import Reason
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_no_bytes_are_too_strange(query: bytes) -> None:
 
 
 def test_a_query_that_is_too_long_is_not_read() -> None:
-    """One of the longest is read whole, whatever is in it; with one byte more there are none."""
+    """One of the longest is read whole, whatever is in it; with one byte more it says so."""
     worst = b"%61&" * (QUERY_BYTES_MAX // 4)
     assert query_pairs(worst) == [("a", "")] * (QUERY_BYTES_MAX // 4)
-    assert query_pairs(worst + b"&") == []
+    assert query_pairs(worst + b"&") == Reason("the query has more than 16384 bytes")

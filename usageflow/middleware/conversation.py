@@ -163,5 +163,5 @@ def _add(tallies: Sequence[Tally], data: bytes, piece: Piece) -> None:
 
 def _content(message: Message) -> bytes:
     """What a message carries; one of `bytes` and `text` may be absent or None (ASGI)."""
-    data: bytes | None = message.get("bytes")
-    return data if data is not None else (message.get("text") or "").encode(errors="replace")
+    data = message.get("bytes")
+    return bytes(data) if data is not None else (message.get("text") or "").encode(errors="replace")

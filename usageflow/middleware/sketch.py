@@ -117,7 +117,7 @@ def sketch_of(look: Look) -> Sketch:
         response=_body_paths(look.response_body, look.response_headers),
         claims=_claims(look.request_headers),
         headers=_names(name for name in names if not _COMMON.fullmatch(name)),
-        query=_names(name for name, _ in query_pairs(_fields(query))),
+        query=_names(name for name, _ in _pairs(query)),
         cookies=_names(_cookies(look.request_headers)),
         request_types=_names(_media_types(look.request_headers), _MEDIA_TYPE),
         response_types=_names(_media_types(look.response_headers), _MEDIA_TYPE),
@@ -216,6 +216,11 @@ def _document(body: bytes, headers: Headers) -> JSON | Reason:
     if media_type(headers) == _FORM:
         body = _fields(body)
     return read_document(body, headers, "body")
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    pairs = query_pairs(_fields(query))
+    return [] if isinstance(pairs, Reason) else pairs
 
 
 def _fields(pairs: bytes) -> bytes:

@@ -12,7 +12,8 @@ from typing import Annotated, Final, TypeAlias
 from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo
 
 from usageflow._types import Headers
-from usageflow.policies.query import QUERY_BYTES_MAX, query_pairs
+from usageflow.policies.query import query_pairs
+from usageflow.policies.reason import Reason
 from usageflow.policies.shapes import NAME_CHARS_MAX
 
 FIELDS_MAX: Final = 20
@@ -102,9 +103,9 @@ def _header_condition(name: str, values: tuple[str, ...]) -> Condition:
 
 def _query_condition(query: Fields) -> Condition:
     def met(_: Headers, query_string: bytes) -> bool | None:
-        if len(query_string) > QUERY_BYTES_MAX:
-            return None  # it is not read, and its length must not be a way past a policy
         found = query_pairs(query_string)
+        if isinstance(found, Reason):
+            return None  # it is not read, and its length must not be a way past a policy
         answers = [
             _agreed(PRESENT in values or value in values for key, value in found if key == name)
             for name, values in query

@@ -162,10 +162,13 @@ def _headers(headers: Headers) -> dict[str, str]:
     return joined
 
 
-def _query(facts: Facts) -> dict[str, JSON]:
+def _query(facts: Facts) -> dict[str, JSON] | Reason:
     """A parameter is a text; one that occurs several times is a list of texts."""
     values: dict[str, list[str]] = {}
-    for name, value in query_pairs(facts.query_string):
+    pairs = query_pairs(facts.query_string)
+    if isinstance(pairs, Reason):
+        return pairs
+    for name, value in pairs:
         values.setdefault(name, []).append(value)
     return {name: found[0] if len(found) == 1 else found for name, found in values.items()}
 

@@ -36,7 +36,10 @@ def query(name: str) -> Finder:
     absent, different = _reasons(f"query {name}")
 
     def find(facts: Facts) -> str | Reason:
-        found = {value for key, value in query_pairs(facts.query_string) if key == name}
+        pairs = query_pairs(facts.query_string)
+        if isinstance(pairs, Reason):
+            return pairs
+        found = {value for key, value in pairs if key == name}
         if not found:
             return absent
         return found.pop() if len(found) == 1 else different
