@@ -419,9 +419,13 @@ def test_a_start_does_not_wait_for_what_is_dropped(
     subject.close()
     subject.prepare([server.url])
     subject.retain([])
-    subject.start()
+    waiting = threading.Timer(0.1, subject.start)
+    waiting.start()
+    began_s = time.monotonic()
     assert subject.wait(5)
+    assert time.monotonic() - began_s < 3
     assert server.asked == []
+    waiting.join()
 
 
 def test_a_bug_does_not_end_the_thread(
