@@ -12,7 +12,7 @@ from usageflow.config import Settings
 from usageflow.events import UsageEvent
 from usageflow.middleware.exchange import Exchange
 from usageflow.middleware.limits import Limits
-from usageflow.policies import Policy, PolicySet, evaluate, parse_file
+from usageflow.policies import Match, Policy, PolicySet, evaluate, parse_file
 
 SPAN = re.compile(r"(`+)(.+?)\1(?!`)")
 BODY_BYTES_MAX = 1_048_576
@@ -29,6 +29,12 @@ def policies_of(toml: str) -> PolicySet:
     parsed = parse_file(toml, "policies.toml")
     assert parsed.problems == ()
     return PolicySet.build(parsed.policies)
+
+
+def matched(policies: PolicySet, request: str) -> Match | None:
+    """What a request matches, written as on the page."""
+    method, path = request.split(" ")
+    return policies.match(method, path)
 
 
 def policy(**changes: str) -> PolicySet:
@@ -112,15 +118,15 @@ def test_a_template_matches_as_the_table_says(template_row: list[str]) -> None:
     """Each request of the second column, none of the third."""
     (template,), yes, no = map(spans, template_row)
     policies = policy(match=template)
-    assert [request for request in yes if policies.match(*request.split(" ")) is None] == []
-    assert [request for request in no if policies.match(*request.split(" "))] == []
+    assert [request for request in yes if matched(policies, request) is None] == []
+    assert [request for request in no if matched(policies, request)] == []
 
 
 def test_the_most_specific_template_counts(precedence_row: list[str], blocks: Any) -> None:
     """Once for each metric, as the table below the example says."""
     example = next(block.text for block in blocks if 'name     = "price-list"' in block.text)
     (request,), names = map(spans, precedence_row)
-    match = policies_of(example).match(*request.split(" "))
+    match = matched(policies_of(example), request)
     assert match is not None
     assert sorted(compiled.policy.name for compiled in match.policies) == sorted(names)
 

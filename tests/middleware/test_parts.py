@@ -165,7 +165,7 @@ def test_a_stream_that_is_over_is_not_recorded_again(kit: Any) -> None:
             timers.append(args)
             return later(*args)
 
-        loop.call_later = noted  # type: ignore[method-assign]
+        loop.call_later = noted  # type: ignore[method-assign, assignment]
         tap = Tap(kit)
         app = kit.wrap(tap, recorder, SUMMED % "measured", part_interval_s=0.02)
         client = kit.Client()

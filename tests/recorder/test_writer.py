@@ -310,3 +310,20 @@ def test_stopping_on_a_dead_disk_ends_and_says_so(
         subject.record([event()])
         assert not subject.flush(0.05)
         assert not subject.stop(5)
+
+
+def test_a_disk_that_is_well_again_is_noticed_without_an_event(tmp_path: Path) -> None:
+    """Where every policy is closed, no request would come to show it."""
+    path = tmp_path / "spool"
+    path.touch()
+    subject = Writer(path, queue_events_max=10, hold_timeout_s=1)
+    subject.start()
+    deadline = time.monotonic() + 10
+    while subject.healthy:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    path.unlink()
+    while not subject.healthy:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert subject.stop(5)

@@ -152,7 +152,9 @@ class Writer:
             self._close(self.spool)
 
     def _drain(self) -> None:
-        while self.waiting_events or self._done or len(self._gaps):
+        # An unhealthy writer tries even with nothing to write, which begins a new file: where every
+        # policy is `closed`, no event would come to show that the disk is well again.
+        while self.waiting_events or self._done or len(self._gaps) or not self.healthy:
             if not self._commit():
                 return
 
