@@ -8,6 +8,7 @@ token.
 import http.client
 import itertools
 import logging
+import math
 import random
 import socket
 import ssl
@@ -57,7 +58,8 @@ class _KeySet:
         self.generation = 0
         self.tried = False
         self.due_s = 0.0
-        self.fetched_s = 0.0
+        self.sought_s = -math.inf
+        """When it was last fetched because of such a token: the first one fetches at once."""
         self.pause_s = BACKOFF_S_MIN
         self.complaint = ""
         self.passed_over: tuple[str, ...] = ()
@@ -200,11 +202,12 @@ class JwksKeySets:
 
     def _due_s(self, each: _KeySet) -> float:
         if each.wanted:
-            return min(each.due_s, each.fetched_s + self._cooldown_s)
+            return min(each.due_s, each.sought_s + self._cooldown_s)
         return each.due_s
 
     def _refresh(self, each: _KeySet) -> None:
         """Fetch once; a failure is told once and leaves the last good set in force."""
+        sought = each.wanted
         each.wanted = each.asked = False  # before the fetch: what is asked afterwards counts
         try:
             keys = self._parsed(each, fetch(each.url, self._timeout_s))
@@ -218,7 +221,8 @@ class JwksKeySets:
                 each.generation = next(self._generations)  # after the keys: who sees it sees them
             each.complaint, each.pause_s = "", BACKOFF_S_MIN
             each.due_s = time.monotonic() + _jittered(self._refresh_s)
-        each.fetched_s = time.monotonic()
+        if sought:
+            each.sought_s = time.monotonic()
         with self._news:
             each.tried = True
             self._news.notify_all()
