@@ -8,6 +8,7 @@ PARTS = (
     "middleware",
     "tokens",
     "streams",
+    "hostile",
     "identities",
     "hold",
     "proxy",
