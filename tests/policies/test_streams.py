@@ -15,7 +15,14 @@ from usageflow.policies.facts import Facts
 from usageflow.policies.quantity import compile_quantity
 from usageflow.policies.reason import Reason
 from usageflow.policies.routes import parse_template
-from usageflow.policies.streams import EVENT_LINES_MAX, Splitter, Stream, open_splitter
+from usageflow.policies.streams import (
+    EVENT_LINES_MAX,
+    LINES_PER_CHUNK_MAX,
+    Splitter,
+    Stream,
+    open_splitter,
+)
+from usageflow.policies.tally import TOO_MUCH_AT_ONCE
 
 SSE = b"text/event-stream"
 NDJSON = b"application/x-ndjson"
@@ -440,3 +447,22 @@ def test_nothing_makes_a_stream_raise(
     for mode in MODES:
         found = counted(facts(), chunks, quantity, content_type, mode=mode, event_bytes_max=50)
         assert isinstance(found, Decimal | Reason)
+
+
+@pytest.mark.parametrize("line", [b":\n\n", b"data:\n\n", b"1\n", b"\r", b"\x1e"])
+@pytest.mark.parametrize("kind", [b"text/event-stream", b"application/x-ndjson"])
+def test_a_chunk_of_too_many_lines_is_not_cut(
+    facts: Callable[..., Facts], line: bytes, kind: bytes
+) -> None:
+    """A small encoded chunk may decode to millions of them; it says so, and the next one counts."""
+    template = parse_template("/v1/chat")
+    tally = compile_quantity("response.body.n", template).tally
+    assert tally is not None
+    subject = tally(facts(), ["", "v1", "chat"])
+    splitter = open_splitter(kind, 1_048_576)
+    assert splitter is not None
+    stream = Stream(splitter, [subject])
+    stream.feed(line * (LINES_PER_CHUNK_MAX + 1))
+    assert subject.result() == TOO_MUCH_AT_ONCE
+    stream.feed(b'data: {"n": 1}\n\n' if b"event" in kind else b'{"n": 1}\n')
+    assert subject.result() == Decimal(1)

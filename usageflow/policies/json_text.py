@@ -18,7 +18,7 @@ DECODE_NS_MAX: Final = 9_000_000
 """Estimated time to parse one document; half of what an event loop may be kept waiting."""
 SAFE_BYTES: Final = 65_536
 """A document up to this size is parsed in time, whatever it holds: 100 ns a byte at worst."""
-SKIM_BYTES_MAX: Final = 8_000_000
+SKIM_BYTES_MAX: Final = 7_000_000
 """Text to look through for one value: 20 ms at worst (brackets only), 3 ms for usual JSON."""
 INTEGER_DIGITS_MAX: Final = 127
 """Digits of a whole number. A quantity has 38; with 4,300 a single sum takes 0.25 ms."""
