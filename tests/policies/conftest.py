@@ -28,7 +28,7 @@ class Seen:
     started_at_s: float = 1_800_000_000.0
     tallies: dict[Any, Any] = field(default_factory=dict)
     recorded: dict[Any, Decimal] = field(default_factory=dict)
-    budget: Budget = field(default_factory=Budget)
+    budget: Budget | None = None
     known: dict[str, object] = field(default_factory=dict)
     websocket: dict[str, Any] = field(default_factory=dict)
     aborted: str | None = None

@@ -22,6 +22,7 @@ METHOD: Final = "WEBSOCKET"
 """What a policy's `match` calls a WebSocket; its handshake is a GET that no GET route serves."""
 _REFUSED: Final = 403
 """What servers answer when an app closes before it accepts (ASGI, WebSocket close)."""
+_NOTHING_RECORDED: Final[Mapping[CompiledPolicy, Decimal]] = {}
 _MS: Final = Decimal("0.001")
 
 
@@ -84,8 +85,8 @@ class Conversation:
         self.duration_ms = 0
         self.aborted: str | None = None
         self.ended = False
-        self.recorded: dict[CompiledPolicy, Decimal] = {}
-        self.budget = Budget()
+        self.recorded: Mapping[CompiledPolicy, Decimal] = _NOTHING_RECORDED
+        self.budget: Budget | None = None
         self.held: Awaitable[object] | None = None
         self._scope = scope
         self._providers = providers

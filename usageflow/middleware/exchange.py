@@ -32,6 +32,7 @@ _TOLD: Final = frozenset((b"content-length", b"content-type", b"content-encoding
 _LENGTH_DIGITS_MAX: Final = 19
 """More digits than any body has; `int` of a long text takes long."""
 _NOTHING: Final[Mapping[str, JSON]] = {}
+_NOTHING_RECORDED: Final[Mapping[CompiledPolicy, Decimal]] = {}
 _NO_TALLIES: Final[Mapping[CompiledPolicy, Tally]] = {}
 
 
@@ -96,8 +97,8 @@ class Exchange:
         self.disconnected = False
         self.settled = False
         self.tallies: Mapping[CompiledPolicy, Tally] = _NO_TALLIES
-        self.recorded: dict[CompiledPolicy, Decimal] = {}
-        self.budget = Budget()
+        self.recorded: Mapping[CompiledPolicy, Decimal] = _NOTHING_RECORDED
+        self.budget: Budget | None = None
         self.held: Awaitable[object] | None = None
         self._match = match
         self.scope = scope
@@ -215,6 +216,8 @@ class Exchange:
         return content_type, encoded
 
     def _read_response(self, content_type: bytes, *, encoded: bool) -> None:
+        if content_type == b"application/json" and not encoded:
+            return  # as nearly all are
         splitter = open_splitter(content_type, self._limits.stream_event_bytes_max)
         if splitter is None and not encoded:
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -31,18 +31,23 @@ class Settlement:
     def settle(self, match: Match, exchange: Exchange) -> Awaitable[object] | None:
         """Record what an exchange is worth; once, when it is over."""
         exchange.settled = True
-        return self._recorded(
-            exchange, lambda: evaluate(match, exchange, now=datetime.now(UTC), new_id=new_id)
-        )
+        try:
+            events = evaluate(match, exchange, now=datetime.now(UTC), new_id=new_id)
+            self._record(exchange, events)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self.log_once("record", error)
+        return exchange.held
 
     def settle_part(
         self, match: Match, facts: Exchange | Conversation, *, last: bool
     ) -> Awaitable[object] | None:
         """Record what passed since the last time; only the end of a WebSocket is waited for."""
-        return self._recorded(
-            facts,
-            lambda: evaluate_part(match, facts, last=last, now=datetime.now(UTC), new_id=new_id),
-        )
+        try:
+            events = evaluate_part(match, facts, last=last, now=datetime.now(UTC), new_id=new_id)
+            self._record(facts, events)
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self.log_once("record", error)
+        return facts.held
 
     def settle_stream(self, match: Match, exchange: Exchange | None) -> None:
         """Record a part of a stream, unless it is over or its request is not complete yet."""
@@ -59,18 +64,11 @@ class Settlement:
             self._logged.add(key)
             log.error("metering failed in %s; requests are served", where, exc_info=error)
 
-    def _recorded(
-        self, facts: Exchange | Conversation, evaluated: Callable[[], Sequence[UsageEvent]]
-    ) -> Awaitable[object] | None:
-        """What to wait for: this commit, or that of the part before, which may be under way."""
-        try:
-            events = evaluated()
-            if events:
-                loop = asyncio.get_running_loop() if self._durable else None
-                facts.held = self._recorder.record(events, loop)
-        except Exception as error:  # noqa: BLE001 - metering must not break the app
-            self.log_once("record", error)
-        return facts.held
+    def _record(self, facts: Exchange | Conversation, events: Sequence[UsageEvent]) -> None:
+        """What is held is this commit, or that of the part before, which may be under way."""
+        if events:
+            loop = asyncio.get_running_loop() if self._durable else None
+            facts.held = self._recorder.record(events, loop)
 
 
 def new_id() -> str:

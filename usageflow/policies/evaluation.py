@@ -11,7 +11,6 @@ from typing import Final, TypeAlias
 from usageflow.events import TEXT_CHARS_MAX, EventState, Identity, UsageEvent
 from usageflow.policies.engine import CompiledPolicy, Match
 from usageflow.policies.facts import RESPONSE_BODY, Facts
-from usageflow.policies.interpreter import Budget
 from usageflow.policies.models import Policy
 from usageflow.policies.reason import Reason
 
@@ -31,7 +30,7 @@ def evaluate(
     `now` is UTC. Never raises for anything in the facts; what goes wrong inside becomes an inbox
     event.
     """
-    facts.budget = Budget()
+    facts.budget = None
     events = []
     for compiled in match.policies:
         try:
@@ -61,7 +60,7 @@ def evaluate_part(
     recorded. A part without usage leaves no event, except that no WebSocket passes without any.
     Keeps `facts.recorded` up. The last part of a stream is what `evaluate` finds.
     """
-    facts.budget = Budget()
+    facts.budget = None
     events = []
     for compiled in match.policies:
         try:
@@ -75,7 +74,7 @@ def evaluate_part(
             quantity, outcome = None, _fault(error)
         amount = quantity if isinstance(quantity, Decimal) else Decimal()
         recorded = facts.recorded.get(compiled, Decimal())
-        facts.recorded[compiled] = _EXACT.add(recorded, amount)
+        facts.recorded = {**facts.recorded, compiled: _EXACT.add(recorded, amount)}
         events.append(_event(compiled, facts, outcome, now, new_id()))
     return events
 

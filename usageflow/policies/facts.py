@@ -37,10 +37,10 @@ class Facts(Protocol):
     tallies: Mapping[Any, Tally]
     """Of an event stream or a WebSocket: what each compiled policy that reads it has so far."""
 
-    recorded: dict[Any, Decimal]
+    recorded: Mapping[Any, Decimal]
     """What has been recorded in parts, by compiled policy."""
-    budget: Budget
-    """What expressions may still cost; set anew for each evaluation, so that all share one."""
+    budget: Budget | None
+    """What expressions may still cost in this evaluation; None until one asks, see `budget_of`."""
 
     def metadata(self, name: str) -> object:
         """What the app knows under this name about the request; None if nothing."""
@@ -58,3 +58,10 @@ def request_json(facts: Facts) -> JSON | Reason:
 def response_json(facts: Facts) -> JSON | Reason:
     """The response's body as a document, or why it cannot be read as such."""
     return facts.response_body.document(facts.response_headers, RESPONSE_BODY)
+
+
+def budget_of(facts: Facts) -> Budget:
+    """The one budget that all expressions of an evaluation share."""
+    if facts.budget is None:
+        facts.budget = Budget()
+    return facts.budget

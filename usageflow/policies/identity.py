@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from usageflow.policies import request_fields
 from usageflow.policies.api_keys import compile_owner
 from usageflow.policies.expressions import Expression
-from usageflow.policies.facts import Facts, request_json
+from usageflow.policies.facts import Facts, budget_of, request_json
 from usageflow.policies.identity_values import checked, normalizer, text_of
 from usageflow.policies.models import Policy
 from usageflow.policies.reason import Reason
@@ -162,7 +162,7 @@ def _body(path: str, normal: Normal) -> IdentityReader:
         document = request_json(facts)
         if isinstance(document, Reason):
             return document
-        return _known(expression.search(document, facts.budget), label, normal)
+        return _known(expression.search(document, budget_of(facts)), label, normal)
 
     return read
 

@@ -14,7 +14,7 @@ from usageflow._types import JSON, Headers
 from usageflow.events import plain, quantity_problem
 from usageflow.policies.body import Body
 from usageflow.policies.expressions import Expression, value_at
-from usageflow.policies.facts import REQUEST_BODY, RESPONSE_BODY, Facts
+from usageflow.policies.facts import REQUEST_BODY, RESPONSE_BODY, Facts, budget_of
 from usageflow.policies.interpreter import Budget
 from usageflow.policies.json_text import can_be_skimmed, decode_json, is_json, skim_json
 from usageflow.policies.media import json_text
@@ -115,7 +115,7 @@ class _Measure:
             return document
         if self.expression.keys is not None:
             return _member(document, self.expression.keys, self.label)
-        return self.judged(self.expression.search(document, facts.budget))
+        return self.judged(self.expression.search(document, budget_of(facts)))
 
     def tally(self, facts: Facts, segments: Sequence[str]) -> Tally:
         """Begin to measure what comes piece by piece."""

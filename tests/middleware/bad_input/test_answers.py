@@ -58,7 +58,8 @@ def test_what_is_answered(
     assert all(chunk in answer for chunk in chunks)
     assert event.quantity == (None if quantity is None else Decimal(quantity))
     assert event.state == ("counted" if reason is None else "inbox")
-    assert (event.reason or "").startswith(reason or "")
+    busy = reason == TOO_MUCH and "takes more than" in event.reason  # a bomb ends by its time, too
+    assert busy or (event.reason or "").startswith(reason or "")
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,12 @@ def test_how_much_it_was(
     assert event.identity.value == "acct_1"
     assert event.quantity == (None if quantity is None else Decimal(quantity))
     assert event.state == ("counted" if reason is None else "inbox")
-    assert event.reason == (None if reason is None else f"request body{reason}")
+    told = None if event.reason is None else event.reason.removeprefix("request body")
+    if reason is not None and "decodes to more" in reason and told != reason:
+        assert told is not None
+        assert told.startswith(": takes more than "), "on a busy machine a bomb ends by its time"
+    else:
+        assert told == reason
 
 
 def test_a_thousand_parameters_are_counted(site: Any) -> None:
