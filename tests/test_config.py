@@ -23,11 +23,11 @@ def example(name: str) -> tuple[str, Any]:
     """A text of the environment for this field that is not its default, and what it means."""
     if name == "stripe_api_key":
         return "sk_test_other", "sk_test_other"
-    if HINTS[name] is int:
+    if int in (HINTS[name], *get_args(HINTS[name])):
         return "777", 777
-    if HINTS[name] is float:
+    if float in (HINTS[name], *get_args(HINTS[name])):
         return "7.5", 7.5
-    text = CHOICES[name][-1] if CHOICES[name] else "text"
+    text = next((choice for choice in CHOICES[name] if choice != getattr(Settings(), name)), "text")
     return text, text
 
 
@@ -164,9 +164,11 @@ def test_secrets_are_not_shown() -> None:
         "api_key": "uf_live_S",
         "stripe_api_key": "sk_test_S",
         "database": "postgresql://u:S@h/d",
+        "hop_key": "hop_S",
     }
     shown = repr(Settings(**secret))
     assert "uf_live_S" not in shown
     assert "sk_test_S" not in shown
+    assert "hop_S" not in shown
     assert ":S@" not in shown
     assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()

@@ -18,6 +18,7 @@ from usageflow.errors import ConfigurationError
 Durability = Literal["durable", "relaxed"]
 UnknownMetric = Literal["create", "inbox"]
 Switch = Literal["on", "off"]
+Balance = Literal["round-robin", "least-connections"]
 
 _STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
 """docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
@@ -108,16 +109,88 @@ class Settings:
     )
     drain_timeout_s: float = _setting(10.0, "longest time a stopping edge tries to ship its spool")
 
-    # The proxy
-    upstream: str | None = _setting(None, "URL of the API behind the proxy")
-    listen: str = _setting("127.0.0.1:8080", "address the proxy listens on")
+    # The proxy, towards its clients
+    listen: str = _setting(
+        "127.0.0.1:8080", "address the proxy listens on: HOST:PORT or unix:/path/of.sock"
+    )
+    tls_cert: str | None = _setting(
+        None, "PEM file with the certificate chain of the listening side; none: plain HTTP"
+    )
+    tls_key: str | None = _setting(None, "PEM file with its key; none: it is in tls_cert")
+    tls_poll_s: float = _setting(10.0, "how often the certificate files are looked at for news")
+    admin_listen: str | None = _setting(
+        None, "HOST:PORT for /healthz, /readyz and /metrics; none: not served"
+    )
+    workers: int = _setting(1, "processes that share the listening address")
+    websockets: Switch = _setting("on", "pass WebSocket upgrades on; off: they are answered 501")
+    trusted_proxies: str | None = _setting(
+        None,
+        "addresses and networks, comma-separated, whose X-Forwarded-* and Forwarded are believed",
+    )
+    access_log: str = _setting("off", "one JSON line for each request: off, - (stdout) or a file")
+    server_timing: Switch = _setting("off", "tell the cost of metering in a Server-Timing header")
+    client_header_timeout_s: float = _setting(
+        10.0, "longest time for the head of a request to arrive: 408, and the connection ends"
+    )
+    client_body_timeout_s: float = _setting(
+        30.0, "longest silence within the body of a request: 408, and the connection ends"
+    )
+    client_idle_timeout_s: float = _setting(
+        75.0, "how long a kept-alive connection may rest between requests"
+    )
+    client_write_timeout_s: float = _setting(
+        60.0, "longest time in which a client takes no byte of its answer; then it is cut off"
+    )
+    client_linger_s: float = _setting(
+        5.0, "how long the rest of an upload is read away after it was answered early"
+    )
+    request_timeout_s: float | None = _setting(
+        None, "longest time for a request and its answer in all: 504, or a broken stream; none: any"
+    )
+    request_line_bytes_max: int = _setting(8_192, "longest request line: 414 beyond it")
+    request_header_bytes_max: int = _setting(32_768, "largest request head: 431 beyond it")
+    request_headers_max: int = _setting(128, "most header fields of a request: 431 beyond it")
+    request_body_bytes_max: int | None = _setting(
+        None, "largest request body: 413 beyond it; none: any, since nothing is stored"
+    )
+    connections_max: int = _setting(
+        16_384, "open client connections of one worker: 503 and closed beyond it"
+    )
+    connections_per_client_max: int = _setting(
+        4_096, "open connections of one client address, trusted proxies excepted: 503 beyond it"
+    )
+
+    # The proxy, towards the API
+    upstream: str | None = _setting(
+        None,
+        "the API behind the proxy: http://host:port, https://host or unix:/path/of.sock; several, "
+        "comma-separated, share the load",
+    )
+    upstream_balance: Balance = _setting(
+        "round-robin", "which of several upstreams is next; least-connections suits long requests"
+    )
+    upstream_host: str = _setting(
+        "keep", "the Host header sent on: keep (the client's), upstream (its own), or a name"
+    )
+    upstream_ca: str | None = _setting(
+        None, "PEM file of the authorities an https upstream is verified by; none: the system's"
+    )
+    upstream_sni: str | None = _setting(
+        None, "name that an https upstream is asked for and verified by; none: that of its URL"
+    )
+    upstream_client_cert: str | None = _setting(
+        None, "PEM file with the certificate shown to an https upstream"
+    )
+    upstream_client_key: str | None = _setting(
+        None, "PEM file with its key; none: it is in upstream_client_cert"
+    )
     upstream_connect_timeout_s: float = _setting(
         5.0, "longest wait for a connection: 502 afterwards"
     )
     upstream_read_timeout_s: float = _setting(
         120.0, "longest silence of the upstream while an answer is due: 504, or a broken stream"
     )
-    upstream_connections_max: int = _setting(512, "open connections to the upstream; then wait")
+    upstream_connections_max: int = _setting(512, "open connections to one upstream; then wait")
     upstream_pool_timeout_s: float = _setting(10.0, "longest wait for a free connection: 504")
     upstream_keepalive_s: float = _setting(
         15.0,
@@ -125,6 +198,26 @@ class Settings:
         "the usual 60 s or more of servers, above the pauses of live traffic",
     )
     upstream_header_bytes_max: int = _setting(65_536, "largest response head; 502 beyond it")
+    upstream_failures_max: int = _setting(
+        3, "connections in a row that fail before an upstream is left out, if there are others"
+    )
+    upstream_failed_s: float = _setting(10.0, "how long it is then left out before it is tried")
+    dns_refresh_s: float = _setting(30.0, "how often the name of an upstream is resolved again")
+    health_path: str | None = _setting(
+        None, "path that is asked for to see whether an upstream is well; none: it is not asked"
+    )
+    health_interval_s: float = _setting(5.0, "pause between two such questions")
+    health_timeout_s: float = _setting(2.0, "longest wait for the answer")
+    health_falls: int = _setting(3, "bad answers in a row after which an upstream is left out")
+    health_rises: int = _setting(2, "good answers in a row after which it is back")
+
+    # Two hops
+    hop_key: str | None = _setting(
+        None,
+        "secret shared by edges that may stand behind one another, so that a request is metered "
+        "once; none: derived from api_key",
+        secret=True,
+    )
 
     # The server
     database: str = _setting(
@@ -226,11 +319,12 @@ def variable(name: str) -> str:
 
 
 def _parse(item: "Field[Any]", hint: Any, text: str) -> Any:
-    if hint in (int, float):
+    number = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
+    if number is not None:
         try:
-            return hint(text)
+            return number(text)
         except ValueError:
-            kind = "a whole number" if hint is int else "a number"
+            kind = "a whole number" if number is int else "a number"
             raise ConfigurationError(
                 f"{variable(item.name)} must be {kind}, not {text!r}"
             ) from None

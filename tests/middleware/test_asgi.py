@@ -25,7 +25,7 @@ async def until_idle() -> None:
 def serve(app: UsageFlowMiddleware, client: Any, scope: Scope) -> list[UsageEvent]:
     """Run one connection to its end and return what was recorded."""
     asyncio.run(_call(app, scope, client))
-    recorder: Any = app._recorder
+    recorder: Any = app.meter.recorder
     return list(recorder.events)
 
 
@@ -133,7 +133,7 @@ def test_what_matches_no_policy_gets_the_servers_own_callables(kit: Any) -> None
         asyncio.run(subject(scope, receive, send))
         assert seen == [scope, receive, send]
         seen.clear()
-    assert subject._recorder.events == []
+    assert subject.meter.recorder.events == []
 
 
 def test_the_policy_sees_the_path_the_app_routes_on(kit: Any) -> None:
@@ -142,7 +142,7 @@ def test_the_policy_sees_the_path_the_app_routes_on(kit: Any) -> None:
     serve(app, kit.Client(), kit.scope(path="/api/metered", root_path="/api"))
     serve(app, kit.Client(), kit.scope(path="/metered", root_path="/api"))
     serve(app, kit.Client(), kit.scope(path="/apimetered", root_path="/api"))
-    assert [event.request_route for event in app._recorder.events] == ["/metered"] * 2
+    assert [event.request_route for event in app.meter.recorder.events] == ["/metered"] * 2
 
 
 def test_an_app_that_raises_is_not_billed_and_its_error_passes(kit: Any) -> None:
@@ -265,7 +265,7 @@ def test_a_failing_recorder_is_logged_once_and_harms_nobody(
 def test_a_failing_match_is_harmless_too(kit: Any, caplog: pytest.LogCaptureFixture) -> None:
     """The request passes unmetered and the log says so."""
     app = kit.wrap(kit.answering(kit.start(), kit.body(b"x")), kit.ManualRecorder())
-    app._feed.current = None
+    app.meter.feed.current = None
     client = kit.Client()
     asyncio.run(_call(app, kit.scope(), client))
     assert client.body == b"x"

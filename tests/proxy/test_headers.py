@@ -10,12 +10,12 @@ from usageflow._types import Headers
 from usageflow.proxy.headers import (
     FORWARDED,
     HOP_BY_HOP,
-    Refusal,
     RequestHead,
     request_bytes,
     request_head,
     response_head,
 )
+from usageflow.proxy.refusals import Refusal
 
 HOST = (b"host", b"api.example.com")
 OURS = [

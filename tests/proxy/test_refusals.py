@@ -4,8 +4,7 @@ import asyncio
 import json
 
 from usageflow._types import Message
-from usageflow.proxy.headers import Refusal
-from usageflow.proxy.refusals import refuse
+from usageflow.proxy.refusals import Refusal, refuse
 
 
 def test_a_refusal_is_a_json_problem() -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
+from weakref import ref
 
 import uuid_utils
 
@@ -49,13 +50,19 @@ class Settlement:
             self.log_once("record", error)
         return facts.held
 
-    def settle_stream(self, match: Match, exchange: Exchange | None) -> None:
-        """Record a part of a stream, unless it is over or its request is not complete yet."""
-        if exchange is None or exchange.settled:
-            return
-        if match.needs_request_body and exchange.request_body.unfinished is not None:
-            return
-        self.settle_part(match, exchange, last=False)
+    def of_stream(self, match: Match, exchange: Exchange) -> Callable[[], None]:
+        """What records a part of a stream, unless it is over or its request not complete yet."""
+        stream = ref(exchange)  # a timer must not keep what is over
+
+        def settle_stream() -> None:
+            growing = stream()
+            if growing is None or growing.settled:
+                return
+            if match.needs_request_body and growing.request_body.unfinished is not None:
+                return
+            self.settle_part(match, growing, last=False)
+
+        return settle_stream
 
     def log_once(self, where: str, error: Exception) -> None:
         """Metering failed; told once for each kind of failure."""

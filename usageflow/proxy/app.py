@@ -11,9 +11,9 @@ from typing import Final
 from usageflow._types import Receive, Scope, Send
 from usageflow.config import Settings
 from usageflow.proxy.forwarding import Forwarding
-from usageflow.proxy.headers import Refusal, request_head
+from usageflow.proxy.headers import request_head
 from usageflow.proxy.pool import ConnectionPool
-from usageflow.proxy.refusals import refuse
+from usageflow.proxy.refusals import Refusal, refuse
 from usageflow.proxy.upstream import Upstream
 
 TICK_S: Final = 0.1

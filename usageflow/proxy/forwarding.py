@@ -11,9 +11,9 @@ from typing import Final
 from usageflow._types import Message, Receive, Scope, Send
 from usageflow.errors import UpstreamError, UpstreamUnreachable
 from usageflow.proxy.connection import UpstreamConnection
-from usageflow.proxy.headers import Refusal, RequestHead, ResponseHead, request_bytes
+from usageflow.proxy.headers import RequestHead, ResponseHead, request_bytes
 from usageflow.proxy.pool import ConnectionPool
-from usageflow.proxy.refusals import refuse
+from usageflow.proxy.refusals import Refusal, refuse
 
 REPLAYABLE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Idempotent methods (RFC 9110, section 9.2.2): asking twice is asking once."""

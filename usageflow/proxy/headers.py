@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from usageflow._types import Headers, Scope
+from usageflow.proxy.refusals import Refusal
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -39,14 +40,6 @@ _BODILESS: Final = frozenset({204, 304})
 """Answers that never have a body, whatever their fields say (RFC 9112, section 6.3)."""
 
 _Inspected = dict[bytes, list[bytes]]
-
-
-class Refusal(NamedTuple):
-    """A request that must not be forwarded: the status to answer with, and why."""
-
-    status: int
-    code: str
-    message: str
 
 
 class RequestHead(NamedTuple):

@@ -5,6 +5,7 @@ neither a future nor a timer of its own.
 """
 
 import asyncio
+from collections.abc import Callable
 
 
 class Hold(asyncio.Future[bool]):
@@ -17,6 +18,14 @@ class Hold(asyncio.Future[bool]):
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
         super().__init__(loop=loop)
         self._timer = loop.call_later(timeout_s, self.release, False)
+        self._waiting: list[Callable[[], object]] = []
+
+    def then(self, go_on: Callable[[], object]) -> None:
+        """Call `go_on` when it is over, at once if it is. It must not raise."""
+        if self.done():
+            go_on()
+        else:
+            self._waiting.append(go_on)
 
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the signature of Future
         """Refused; see the class."""
@@ -27,3 +36,6 @@ class Hold(asyncio.Future[bool]):
         if not self.done():
             self._timer.cancel()
             self.set_result(durable)
+            waiting, self._waiting = self._waiting, []
+            for go_on in waiting:
+                go_on()

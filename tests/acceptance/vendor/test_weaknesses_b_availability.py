@@ -230,8 +230,8 @@ def test_14_answers_that_vanish_lose_and_double_nothing(
     metered = edge(api(), ship_timeout_s=0.2, **peer.settings)
     await_policies(metered, peer, kit)
     for _ in range(2):
-        metered.middleware._feed.start()
-        metered.middleware._recorder.start()
+        metered.middleware.meter.feed.start()
+        metered.middleware.meter.recorder.start()
     threads = Counter(thread.name for thread in set(threading.enumerate()) - before)
     assert {threads[f"usageflow-{name}"] for name in ("feed", "writer", "shipper")} == {1}
     assert burst(metered.url) == good()

@@ -379,7 +379,9 @@ def test_30_one_bad_policy_stands_alone_and_no_policies_are_none(
         peer.publish(NO_POLICIES)
         fetched = peer.answered[kit.policies_path, 200]
         kit.wait_for(lambda: peer.answered[kit.policies_path, 200] > fetched, "the empty set")
-        kit.wait_for(lambda: not served.middleware._feed.current.match("GET", "/users/7/profile"))
+        kit.wait_for(
+            lambda: not served.middleware.meter.feed.current.match("GET", "/users/7/profile")
+        )
         client.get("/users/7/profile")
     served.stop()
     assert len(peer.ledger()) == 1

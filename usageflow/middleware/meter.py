@@ -1,0 +1,118 @@
+"""What both faces of the edge meter with: the policies in force, the recorder, and their readiness.
+
+The ASGI middleware and the proxy move messages in their own ways; what a request is worth, when it
+is recorded and what happens before there are policies is here, once. It moves nothing itself.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Mapping
+
+from usageflow._types import Scope
+from usageflow.config import Settings
+from usageflow.middleware.conversation import Conversation
+from usageflow.middleware.discovery import Discovery
+from usageflow.middleware.exchange import NO_PROVIDERS, Exchange
+from usageflow.middleware.feed import Feed, open_feed
+from usageflow.middleware.limits import Limits
+from usageflow.middleware.metadata import Provider, check_providers
+from usageflow.middleware.parts import Pace, PartTimer
+from usageflow.middleware.readiness import Readiness
+from usageflow.middleware.settlement import Settlement
+from usageflow.policies import Match
+from usageflow.policies.paths import route_path
+from usageflow.recorder import Recorder
+
+
+class Meter:
+    """The metering of one edge. Nothing of it raises for what a client or an app sends.
+
+    Raises ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        metadata: Mapping[str, Provider] = NO_PROVIDERS,
+        feed: Feed | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        check_providers(metadata)
+        self._providers = metadata
+        self.discovery: Discovery | None = None
+        if feed is None and settings.discovery == "on" and settings.server is not None:
+            self.discovery = Discovery(settings.discovery_endpoints_max)
+        self.feed = feed or open_feed(settings, self.discovery)
+        self.recorder = recorder or Recorder.of(settings)
+        self.settlement = Settlement(self.recorder, durable=settings.durability == "durable")
+        self.readiness = Readiness(self.feed, self.recorder, settings.policy_wait_s)
+        self.limits = Limits.of(settings)
+        self.pace = Pace(settings.part_interval_s, settings.part_messages)
+
+    async def start(self) -> None:
+        """Start recording; wait for the first policies and keys, at most `policy_wait_s` each."""
+        self.recorder.start()
+        await self.readiness.wait()
+        await self.readiness.wait_for_keys()
+
+    def match(self, method: str, scope: Scope) -> tuple[Match | None, str]:
+        """The policies of this request and the path they matched."""
+        try:
+            if not isinstance(scope["headers"], list):
+                scope["headers"] = list(scope["headers"])  # an iterator can be read only once
+            path = route_path(scope)
+            match = self.feed.current.match(
+                method,
+                path,
+                scope["headers"],
+                scope.get("query_string", b""),
+                scope.get("raw_path") or b"",
+            )
+        except Exception as error:  # noqa: BLE001 - metering must not break the app
+            self.settlement.log_once("match", error)
+            return None, ""
+        return match, path
+
+    def refuses(self, match: Match) -> bool:
+        """Whether a request must not be served, because the disk fails and its policy is closed."""
+        return match.fail_closed and not self.recorder.healthy
+
+    def exchange(self, match: Match, scope: Scope, path: str) -> Exchange:
+        """Begin to watch an HTTP request."""
+        return Exchange(
+            match, scope, path, self.limits, started_at_s=time.time(), providers=self._providers
+        )
+
+    def conversation(self, match: Match, scope: Scope, path: str) -> Conversation:
+        """Begin to watch a WebSocket."""
+        return Conversation(match, scope, path, started_at_s=time.time(), providers=self._providers)
+
+    def settle(
+        self, match: Match, exchange: Exchange, started_s: float
+    ) -> Awaitable[object] | None:
+        """Record what an exchange is worth, once; what its end must wait for.
+
+        `started_s` is when it began, by `time.perf_counter`.
+        """
+        exchange.duration_ms = elapsed_ms(started_s)
+        return self.settlement.settle(match, exchange)
+
+    def part_timer(self, match: Match, exchange: Exchange) -> PartTimer:
+        """What records a growing stream in parts."""
+        return PartTimer(self.pace.seconds, self.settlement.of_stream(match, exchange))
+
+    def close(self) -> None:
+        """Write and ship what is left, within `drain_timeout_s`, and stop. Blocks; see `aclose`."""
+        self.feed.close()
+        self.readiness.tell_missed()
+        self.recorder.close()
+
+    async def aclose(self) -> None:
+        """Close without blocking the event loop."""
+        await asyncio.get_running_loop().run_in_executor(None, self.close)
+
+
+def elapsed_ms(started_s: float) -> int:
+    """Whole milliseconds since then."""
+    return int((time.perf_counter() - started_s) * 1000)
