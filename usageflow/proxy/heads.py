@@ -4,25 +4,261 @@ What two readers could understand in two ways is refused, never mended (RFC 9112
 the proxy is decided in `headers`, not here.
 """
 
-from typing import NamedTuple, TypeAlias
+import re
+from itertools import product
+from typing import Final, NamedTuple, TypeAlias
+
+from usageflow.proxy.refusals import Refusal
 
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order, names as they were sent, duplicates kept, values trimmed."""
 
+UNTIL_CLOSE: Final = -1
+"""The length of a body that ends with its connection (RFC 9112, section 6.3, rule 8)."""
+
 
 class RequestHead(NamedTuple):
-    """`target` is as it was sent: origin-form, or `*`. `minor` is 0 or 1, of HTTP/1.x."""
+    """A request whose fields are sound and whose length is certain.
+
+    `target` is as it was sent, in origin-form or `*`; an absolute-form that names the same host as
+    Host is given in origin-form. `minor` is 0 or 1, of HTTP/1.x. `lowered` are the fields with
+    names in lower case; `named` maps these names to their last value. `body_bytes` is the length
+    of the body; None means chunked.
+    """
 
     method: bytes
     target: bytes
     minor: int
     fields: Fields
+    lowered: Fields
+    named: dict[bytes, bytes]
+    body_bytes: int | None
 
 
 class ResponseHead(NamedTuple):
-    """`reason` may be empty. `minor` is 0 or 1, of HTTP/1.x."""
+    """An answer whose fields are sound. `reason` may be empty; the rest is as in RequestHead.
+
+    `body_bytes` is what the fields say, UNTIL_CLOSE if they say nothing: ask `response_length`.
+    """
 
     status: int
     reason: bytes
     minor: int
     fields: Fields
+    lowered: Fields
+    named: dict[bytes, bytes]
+    body_bytes: int | None
+
+
+METHOD_BYTES_MAX: Final = 32
+"""The longest registered method, UPDATEREDIRECTREF, has 17."""
+
+_LENGTH_DIGITS_MAX: Final = 18
+"""Stays within the signed 64 bits that most readers count with."""
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+_TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
+"""Anything but control characters; bytes from 0x80 are opaque (RFC 9110, section 5.5)."""
+
+# Possessive repeats (`*+`) never look back: no input takes more than one pass.
+_REQUEST_LINE: Final = re.compile(
+    rb"(%b{1,%d}) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % (_TOKEN, METHOD_BYTES_MAX)
+)
+_OTHER_VERSION: Final = re.compile(rb"%b++ [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _TOKEN)
+_OTHER_TARGET: Final = re.compile(rb"%b{1,%d} [^ ]++ HTTP/1\.[01]\r" % (_TOKEN, METHOD_BYTES_MAX))
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % _TEXT)
+_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
+_HOST: Final = re.compile(
+    rb"(?:(?:[0-9A-Za-z._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?"
+)
+_ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]++)(/[^?]*+)?(\?.*+)?", re.IGNORECASE)
+_DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
+
+_BODILESS: Final = frozenset({204, 304})
+_SLASH: Final = ord("/")
+
+_BARE_LINE_FEED: Final = Refusal(400, "bare_line_feed", "A line ends without a carriage return.")
+_AMBIGUOUS: Final = Refusal(400, "invalid_framing", "The length of the body is ambiguous.")
+
+_UNMISTAKABLE: Final = (
+    "content-length",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "transfer-encoding",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+)
+_ALIASES: Final = frozenset(
+    "".join(spelling).encode()
+    for name in _UNMISTAKABLE
+    for spelling in product(*("-_" if letter == "-" else letter for letter in name))
+    if "_" in spelling
+)
+"""CGI and WSGI give `Content_Length` and `Content-Length` to the application under one name."""
+
+
+def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> RequestHead | Refusal:
+    """Read a head, up to and including its empty line, or say why the request is refused.
+
+    `line_bytes_max` limits the request line without its line end. The hot path.
+    """
+    line = _REQUEST_LINE.match(head)
+    if line is None or line.end() > line_bytes_max + len(b"\r\n"):
+        return _line_refusal(head, line_bytes_max)
+    if head.count(b"\n", line.end()) - 1 > fields_max:
+        return Refusal(431, "too_many_headers", f"The request has more than {fields_max} headers.")
+    fields = read_fields(head, line.end())
+    if isinstance(fields, Refusal):
+        return fields
+    method, target, minor = line.group(1, 2, 3)
+    lowered = [(name.lower(), value) for name, value in fields]
+    named = dict(lowered)
+    once = len(named) == len(lowered)
+    refusal = _host_refusal(lowered, named, minor, once=once)
+    if refusal or not _ALIASES.isdisjoint(named):
+        return refusal or Refusal(400, "invalid_header", "A header differs from one of this proxy only by `_` for `-`.")
+    length = _body_bytes(lowered, named, minor, once=once)
+    if isinstance(length, Refusal):
+        return length
+    if target[0] != _SLASH or method == b"CONNECT":
+        origin = _origin_form(method, target, named.get(b"host", b""))
+        if isinstance(origin, Refusal):
+            return origin
+        target = origin
+    return RequestHead(
+        method,
+        target,
+        1 if minor == b"1" else 0,
+        fields,
+        lowered,
+        named,
+        0 if length == UNTIL_CLOSE else length,
+    )
+
+
+def parse_response(head: bytes) -> ResponseHead | str:
+    """Read the head of an answer, or say in words what is wrong with it.
+
+    The reason phrase and the space before it may be missing, as some servers leave them out.
+    """
+    line = _STATUS_LINE.match(head)
+    if line is None:
+        return "The status line is not one of HTTP/1.1 or HTTP/1.0."
+    fields = read_fields(head, line.end())
+    if isinstance(fields, Refusal):
+        return fields.message
+    minor, status, reason = line.group(1, 2, 3)
+    lowered = [(name.lower(), value) for name, value in fields]
+    named = dict(lowered)
+    length = _body_bytes(lowered, named, minor, once=len(named) == len(lowered))
+    if isinstance(length, Refusal):
+        return length.message
+    return ResponseHead(
+        int(status), reason or b"", 1 if minor == b"1" else 0, fields, lowered, named, length
+    )
+
+
+def response_length(head: ResponseHead, *, to_head: bool) -> int | None:
+    """Bytes of the answer's body; None: chunked; UNTIL_CLOSE: the connection's end is its end.
+
+    `to_head` says that the request was a HEAD. RFC 9112, section 6.3, rules 1 and 4 to 8.
+    """
+    if to_head or head.status in _BODILESS or head.status < 200:  # noqa: PLR2004 - 1xx is interim
+        return 0
+    return head.body_bytes
+
+
+def read_fields(text: bytes, start: int) -> Fields | Refusal:
+    """The fields of `text` from `start`, where a line begins, up to the empty line that ends it."""
+    fields: Fields = _FIELD.findall(text, start)
+    # A match lies within one line and begins where it begins: as many as lines means all of them.
+    if len(fields) != text.count(b"\n", start) - 1 or not text.endswith(b"\r\n\r\n"):
+        return _fields_refusal(text, start)
+    if b" \r\n" in text or b"\t\r\n" in text:
+        return [(name, value.rstrip(b" \t")) for name, value in fields]
+    return fields
+
+
+def _line_refusal(head: bytes, line_bytes_max: int) -> Refusal:
+    line, _, _ = head.partition(b"\n")
+    if len(line) > line_bytes_max + len(b"\r"):
+        return Refusal(
+            414, "request_line_too_long", f"The request line is longer than {line_bytes_max} bytes."
+        )
+    if not line.endswith(b"\r"):
+        return _BARE_LINE_FEED
+    if _OTHER_TARGET.fullmatch(line):
+        return Refusal(400, "invalid_target", "The request target has a character that no URL has.")
+    if _OTHER_VERSION.fullmatch(line):
+        return Refusal(505, "http_version", "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+    return Refusal(400, "invalid_request_line", "The request line is not one of HTTP/1.1.")
+
+
+def _fields_refusal(text: bytes, start: int) -> Refusal:
+    for line in text[start:].split(b"\r\n"):
+        if b"\n" in line:
+            return _BARE_LINE_FEED
+        if line[:1] in (b" ", b"\t"):
+            return Refusal(400, "obsolete_folding", "A header is folded over several lines.")
+    return Refusal(400, "invalid_header", "A header is not a name, a colon and a printable value.")
+
+
+def _host_refusal(
+    lowered: Fields, named: dict[bytes, bytes], minor: bytes, *, once: bool
+) -> Refusal | None:
+    host = named.get(b"host")
+    if host is None:
+        sound = minor == b"0"
+    else:
+        sound = bool(_HOST.fullmatch(host)) and (once or _count(lowered, b"host") == 1)
+    if sound:
+        return None
+    return Refusal(400, "invalid_host", "The request must have exactly one valid Host header.")
+
+
+def _body_bytes(
+    lowered: Fields, named: dict[bytes, bytes], minor: bytes, *, once: bool
+) -> int | Refusal | None:
+    """The length that the fields tell: bytes, None for chunked, UNTIL_CLOSE for no word of it."""
+    length = named.get(b"content-length")
+    coding = named.get(b"transfer-encoding")
+    if coding is None:
+        if length is None:
+            return UNTIL_CLOSE
+        if (once or _count(lowered, b"content-length") == 1) and _is_length(length):
+            return int(length)
+        return _AMBIGUOUS
+    if length is not None or minor == b"0":
+        return _AMBIGUOUS
+    if coding.lower() != b"chunked" or not (once or _count(lowered, b"transfer-encoding") == 1):
+        return Refusal(501, "unknown_coding", "The only transfer coding known here is chunked.")
+    return None
+
+
+def _is_length(value: bytes) -> bool:
+    return value.isdigit() and len(value) <= _LENGTH_DIGITS_MAX
+
+
+def _count(lowered: Fields, name: bytes) -> int:
+    return sum(field[0] == name for field in lowered)
+
+
+def _origin_form(method: bytes, target: bytes, host: bytes) -> bytes | Refusal:
+    """The target as an origin server is asked for it (RFC 9112, section 3.2)."""
+    if method == b"CONNECT":
+        return Refusal(501, "connect_not_supported", "This proxy opens no tunnels.")
+    if target == b"*" and method == b"OPTIONS":
+        return target
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return Refusal(400, "invalid_target", "The request target must be a path from '/'.")
+    scheme, authority, path, query = absolute.groups()
+    port = _DEFAULT_PORTS[scheme.lower()]
+    if authority.lower().removesuffix(port) != host.lower().removesuffix(port):
+        return Refusal(400, "invalid_target", "The request target names another host than Host.")
+    if path is None and query is None and method == b"OPTIONS":
+        return b"*"
+    return (path or b"/") + (query or b"")
