@@ -14,13 +14,14 @@ from typing import Final, Self
 import uvicorn
 
 from usageflow._types import ASGIApp
+from usageflow.addresses import bound_socket
 from usageflow.api import create_api
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import current, publish
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import StripeAccountRow
-from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.errors import DeliveryError
 from usageflow.ledger.folding import assign_unassigned
 from usageflow.ledger.units import pending, recover
 from usageflow.policies import PolicyFile
@@ -187,18 +188,5 @@ def serve(settings: Settings, *, policies: PolicyFile | None = None) -> None:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket bound to the address.
-
-    Raises ConfigurationError if the address is taken or is not of this machine.
-    """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = error.strerror if isinstance(error, OSError) else "ports end at 65535"
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {reason}; choose another with --port"
-        ) from None
-    return listener
+    """A socket bound to the address. Raises ConfigurationError; see `bound_socket`."""
+    return bound_socket(host, port, option="--port")

@@ -20,7 +20,7 @@ def test_a_taken_port_is_explained() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigurationError, match=rf"127.0.0.1:{port} .*--port"):
+        with pytest.raises(ConfigurationError, match=rf"127.0.0.1 port {port}: .*--port"):
             run("127.0.0.1", port)
 
 

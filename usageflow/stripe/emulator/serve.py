@@ -10,7 +10,7 @@ from typing import Final
 import uvicorn
 from starlette.applications import Starlette
 
-from usageflow.errors import ConfigurationError
+from usageflow.addresses import bound_socket
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.connections import ResettableProtocol
 
@@ -21,7 +21,7 @@ START_TIMEOUT_S: Final = 10.0
 
 def run(host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM. Raises ConfigurationError if the address is taken."""
-    listener = _bound(host, port)
+    listener = _listening(host, port)
     sys.stdout.write(f"Stripe emulator: {_url(listener)} (set USAGEFLOW_STRIPE_API_BASE to it)\n")
     sys.stdout.flush()
     _server(create_emulator()).run(sockets=[listener])
@@ -30,7 +30,7 @@ def run(host: str, port: int) -> None:
 @contextmanager
 def running(app: Starlette, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve `app` from a thread of this process and give its URL; port 0 takes a free one."""
-    listener = _bound(host, port)
+    listener = _listening(host, port)
     server = _server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -54,19 +54,9 @@ def _server(app: Starlette) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as problem:
-        listener.close()
-        reason = problem.strerror if isinstance(problem, OSError) else "ports end at 65535"
-        raise ConfigurationError(
-            f"the Stripe emulator cannot listen on {host}:{port} ({reason}); "
-            "choose another with --port"
-        ) from None
-    listener.listen()
+def _listening(host: str, port: int) -> socket.socket:
+    listener = bound_socket(host, port, option="--port")
+    listener.listen()  # at once: a caller may connect as soon as it has the URL
     return listener
 
 
