@@ -67,10 +67,9 @@ _REQUEST_LINE: Final = re.compile(
 _OTHER_VERSION: Final = re.compile(rb"%b++ [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _TOKEN)
 _OTHER_TARGET: Final = re.compile(rb"%b{1,%d} [^ ]++ HTTP/1\.[01]\r" % (_TOKEN, METHOD_BYTES_MAX))
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % _TEXT)
-_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
-_HOST: Final = re.compile(
-    rb"(?:(?:[0-9A-Za-z._~!$&'()*+;=-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?"
-)
+_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
+_PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
+_HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+;=-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]++)(/[^?]*+)?(\?.*+)?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
 
@@ -78,6 +77,9 @@ _BODILESS: Final = frozenset({204, 304})
 _SLASH: Final = ord("/")
 
 _BARE_LINE_FEED: Final = Refusal(400, "bare_line_feed", "A line ends without a carriage return.")
+_MISLEADING: Final = Refusal(
+    400, "invalid_header", "A header has `_` where a header that the proxy relies on has `-`."
+)
 _AMBIGUOUS: Final = Refusal(400, "invalid_framing", "The length of the body is ambiguous.")
 
 _UNMISTAKABLE: Final = (
@@ -108,18 +110,18 @@ def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> Reque
     line = _REQUEST_LINE.match(head)
     if line is None or line.end() > line_bytes_max + len(b"\r\n"):
         return _line_refusal(head, line_bytes_max)
-    if head.count(b"\n", line.end()) - 1 > fields_max:
-        return Refusal(431, "too_many_headers", f"The request has more than {fields_max} headers.")
     fields = read_fields(head, line.end())
     if isinstance(fields, Refusal):
         return fields
+    if len(fields) > fields_max:
+        return Refusal(431, "too_many_headers", f"The request has more than {fields_max} headers.")
     method, target, minor = line.group(1, 2, 3)
     lowered = [(name.lower(), value) for name, value in fields]
     named = dict(lowered)
     once = len(named) == len(lowered)
     refusal = _host_refusal(lowered, named, minor, once=once)
     if refusal or not _ALIASES.isdisjoint(named):
-        return refusal or Refusal(400, "invalid_header", "A header differs from one of this proxy only by `_` for `-`.")
+        return refusal or _MISLEADING
     length = _body_bytes(lowered, named, minor, once=once)
     if isinstance(length, Refusal):
         return length
@@ -174,11 +176,13 @@ def response_length(head: ResponseHead, *, to_head: bool) -> int | None:
 def read_fields(text: bytes, start: int) -> Fields | Refusal:
     """The fields of `text` from `start`, where a line begins, up to the empty line that ends it."""
     fields: Fields = _FIELD.findall(text, start)
-    # A match lies within one line and begins where it begins: as many as lines means all of them.
-    if len(fields) != text.count(b"\n", start) - 1 or not text.endswith(b"\r\n\r\n"):
+    # A match is a whole line: as many matches as lines before the empty one means all of them.
+    lines = text.count(b"\n", start) - 1
+    if len(fields) != lines:
+        padded = _PADDED_FIELD.findall(text, start)
+        fields = [(name, value.rstrip(b" \t")) for name, value in padded]
+    if len(fields) != lines or not text.endswith(b"\r\n\r\n"):
         return _fields_refusal(text, start)
-    if b" \r\n" in text or b"\t\r\n" in text:
-        return [(name, value.rstrip(b" \t")) for name, value in fields]
     return fields
 
 
