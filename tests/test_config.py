@@ -64,6 +64,13 @@ def test_what_is_given_wins_over_the_environment() -> None:
     assert (settings.port, settings.host) == (2, "::1")
 
 
+def test_a_file_stands_between_environment_and_default() -> None:
+    """Values of a file are taken as they are, where nothing else says otherwise."""
+    file = {"port": 3, "host": "::3", "workers": 3}
+    settings = Settings.read({"USAGEFLOW_HOST": "::2"}, file=file, port=1)
+    assert (settings.port, settings.host, settings.workers) == (1, "::2", 3)
+
+
 def test_a_path_may_be_given() -> None:
     """The middleware takes paths; settings are text."""
     settings = Settings.read({}, policies=Path("a") / "p.toml", spool_dir=Path("spool"))
@@ -123,7 +130,11 @@ def test_a_batch_may_hold_at_least_a_row_of_a_spool() -> None:
 def test_a_choice_is_one_of_its_words(name: str) -> None:
     """From the environment and from an argument alike; the message lists the words."""
     message = f"{variable(name)} must be one of {', '.join(CHOICES[name])}, not 'maybe'"
-    for environ, given in (({variable(name): "maybe"}, {}), ({}, {name: "maybe"})):
+    ways: list[tuple[dict[str, str], dict[str, Any]]] = [
+        ({variable(name): "maybe"}, {}),
+        ({}, {name: "maybe"}),
+    ]
+    for environ, given in ways:
         with pytest.raises(ConfigurationError) as refused:
             Settings.read(environ, **given)
         assert str(refused.value) == message

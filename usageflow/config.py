@@ -1,16 +1,18 @@
 """Every setting and every limit, in one frozen object, read from the environment once.
 
-A field's metadata carries its environment variable and its reason; command line flags and
-`docs/settings.md` are derived from the same fields. Below the edge nothing reads the environment:
-functions get arguments. This module knows no other room.
+A field's metadata carries its reason; command line flags, `usageflow.toml` and `docs/settings.md`
+are derived from the same fields. Below the edge nothing reads the environment: functions get
+arguments. This module knows no other room and opens no file.
 """
 
 import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal, Self, get_args, get_type_hints
 
 from usageflow.errors import ConfigurationError
@@ -24,6 +26,9 @@ _STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
 """docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
 SPOOL_ROW_EVENTS_MAX: Final = 500
 """Events in one row of a spool; the least a batch to the server may have to hold."""
+_STRIPE_FORGETS_S: Final = 86_400
+"""How long Stripe knows the identifier of a meter event."""
+_NO_FILE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
@@ -251,28 +256,11 @@ class Settings:
     stripe_refresh_s: float = _setting(300.0, "how often meters are listed again")
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, and relations between limits that contradict."""
+        """Refuse values that cannot work, and a server without a key."""
         for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, int | float) and not 0 < value < math.inf:
-                raise ConfigurationError(
-                    f"{variable(item.name)} must be a number above 0, not {value}"
-                )
-        if self.stripe_resend_s_max >= 86_400:  # noqa: PLR2004 - Stripe's 24 h
-            raise ConfigurationError(
-                "USAGEFLOW_STRIPE_RESEND_S_MAX must stay below 86400: after 24 h Stripe counts the "
-                "same identifier again"
-            )
-        if self.ingest_events_max < SPOOL_ROW_EVENTS_MAX:
-            raise ConfigurationError(
-                f"USAGEFLOW_INGEST_EVENTS_MAX must be at least {SPOOL_ROW_EVENTS_MAX}: edges send "
-                f"whole rows of their spool"
-            )
-        if self.stripe_api_key is not None and not _STRIPE_KEY.fullmatch(self.stripe_api_key):
-            raise ConfigurationError(
-                "USAGEFLOW_STRIPE_API_KEY must be a secret or restricted key: sk_test_..., "
-                "sk_live_..., rk_test_... or rk_live_..., without spaces or quotes"
-            )
+            problem = problem_of(item.name, getattr(self, item.name))
+            if problem is not None:
+                raise ConfigurationError(f"{variable(item.name)} {problem}")
         if self.server is not None and self.api_key is None:
             raise ConfigurationError(
                 "a server is set but no API key: pass api_key= or set USAGEFLOW_API_KEY "
@@ -280,27 +268,27 @@ class Settings:
             )
 
     @classmethod
-    def read(cls, environ: Mapping[str, str] | None = None, **given: Any) -> Self:
-        """The settings of `environ` (default: the process's), with what is `given` on top.
+    def read(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        file: Mapping[str, Any] = _NO_FILE,
+        **given: Any,
+    ) -> Self:
+        """What is `given`, then `environ` (default: the process's), then `file`, then the defaults.
 
-        A given None counts as not given.
+        `file` has values by field, as they are. A given None counts as not given.
 
         Raises ConfigurationError naming the variable and the accepted values.
         """
         source = os.environ if environ is None else environ
-        hints = get_type_hints(cls)
-        values = {
-            item.name: _parse(item, hints[item.name], source[variable(item.name)])
-            for item in fields(cls)
-            if source.get(variable(item.name), "") != ""
-        }
-        values.update(
-            {
-                name: _accept(hints[name], name, value)
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        values = dict(file)
+        for item in fields(cls):
+            if text := source.get(variable(item.name), ""):
+                values[item.name] = _parsed(item.name, text)
+        for name, value in given.items():
+            if value is not None:
+                values[name] = str(value) if isinstance(value, Path) else value
         return cls(**values)
 
     def with_changes(self, **changes: Any) -> Self:
@@ -318,23 +306,43 @@ def variable(name: str) -> str:
     return f"USAGEFLOW_{name.upper()}"
 
 
-def _parse(item: "Field[Any]", hint: Any, text: str) -> Any:
-    number = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
-    if number is not None:
-        try:
-            return number(text)
-        except ValueError:
-            kind = "a whole number" if number is int else "a number"
-            raise ConfigurationError(
-                f"{variable(item.name)} must be {kind}, not {text!r}"
-            ) from None
-    return _accept(hint, item.name, text)
-
-
-def _accept(hint: Any, name: str, value: Any) -> Any:
+@cache
+def kind_of(name: str) -> type | tuple[str, ...]:
+    """What a field takes: int, float or str; or the words of which it is one."""
+    hint = get_type_hints(Settings)[name]
     choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
-    if choices and value not in choices:
-        raise ConfigurationError(
-            f"{variable(name)} must be one of {', '.join(choices)}, not {value!r}"
+    numbers = [kind for kind in (int, float) if kind in (hint, *get_args(hint))]
+    return tuple(choices) or next(iter(numbers), str)
+
+
+def problem_of(name: str, value: Any) -> str | None:
+    """What a field must be instead of this value ("must be ..."), None if it can be that."""
+    kind = kind_of(name)
+    if isinstance(kind, tuple) and value not in kind:
+        return f"must be one of {', '.join(kind)}, not {value!r}"
+    if isinstance(value, int | float) and not 0 < value < math.inf:
+        return f"must be a number above 0, not {value}"
+    if name == "stripe_resend_s_max" and value >= _STRIPE_FORGETS_S:
+        return (
+            f"must stay below {_STRIPE_FORGETS_S}: after 24 h Stripe counts the same identifier "
+            f"again"
         )
-    return str(value) if isinstance(value, Path) else value
+    if name == "ingest_events_max" and value < SPOOL_ROW_EVENTS_MAX:
+        return f"must be at least {SPOOL_ROW_EVENTS_MAX}: edges send whole rows of their spool"
+    if name == "stripe_api_key" and value is not None and not _STRIPE_KEY.fullmatch(value):
+        return (
+            "must be a secret or restricted key: sk_test_..., sk_live_..., rk_test_... or "
+            "rk_live_..., without spaces or quotes"
+        )
+    return None
+
+
+def _parsed(name: str, text: str) -> Any:
+    kind = kind_of(name)
+    if not isinstance(kind, type):
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ConfigurationError(f"{variable(name)} must be {wanted}, not {text!r}") from None

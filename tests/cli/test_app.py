@@ -24,6 +24,7 @@ COMMANDS = {
     "spool",
     "stripe-emulator",
     "migrate",
+    "config",
 }
 HEAVY = {"sqlmodel", "sqlalchemy", "stripe", "starlette", "httpx", "uvicorn", "pydantic", "rich"}
 

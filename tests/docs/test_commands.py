@@ -13,8 +13,8 @@ from usageflow.cli.app import app
 from usageflow.config import Settings, variable
 from usageflow.demo.run import _options as demo_options
 
-TESTS_ONLY = {"USAGEFLOW_TORTURE"}
-"""Variables that `make` sets for the test suite."""
+NO_SETTINGS = {"USAGEFLOW_CONFIG", "USAGEFLOW_TORTURE"}
+"""Variables that say where the settings are, and what `make` sets for the test suite."""
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
 
@@ -101,4 +101,4 @@ def test_make_targets_exist(blocks: Any, root: Path) -> None:
 def test_variables_are_settings(page: Path) -> None:
     """No page names a variable that nobody reads."""
     named = set(re.findall(r"\bUSAGEFLOW_[A-Z_]+\b", page.read_text(encoding="utf-8")))
-    assert named <= {variable(item.name) for item in fields(Settings)} | TESTS_ONLY
+    assert named <= {variable(item.name) for item in fields(Settings)} | NO_SETTINGS

@@ -12,6 +12,7 @@ import typer
 
 from usageflow._version import __version__
 from usageflow.cli import (
+    config,
     demo,
     emulator,
     endpoints,
@@ -45,6 +46,7 @@ app.add_typer(policies.app, name="policies")
 app.command("spool")(spool.spool)
 app.command("stripe-emulator")(emulator.stripe_emulator)
 app.command("migrate")(migrate.migrate)
+app.command("config")(config.config)
 
 _EXTRAS: Final = {
     "psycopg": "postgres",

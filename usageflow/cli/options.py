@@ -1,17 +1,30 @@
-"""Command line options that are settings: name, help and environment variable come from the field.
+"""Command line options that are settings, and where a command's settings come from.
 
-An option that is not given leaves its setting to the environment and then to the default.
+Name, help and environment variable of an option come from the field. What is not given as an option
+is left to the environment, then to the configuration file, then to the default.
 """
 
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
+from usageflow.cli import config_file
+from usageflow.cli.config_file import Placed
 from usageflow.config import Settings, variable
 
+CONFIG_VARIABLE: Final = "USAGEFLOW_CONFIG"
+DEFAULT_CONFIG: Final = "usageflow.toml"
+"""Read if it is in the directory that a command is started in, and no other file is named."""
+OF_EDGES: Final = ("server", "api_key")
+"""Which server an edge ships to, and with which key: of no concern to the server itself."""
+
 _FIELDS = {item.name: item for item in fields(Settings)}
+log = logging.getLogger("usageflow.config")
 
 
 def setting(name: str) -> Any:
@@ -25,17 +38,52 @@ def setting(name: str) -> Any:
     )
 
 
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help=f"configuration file [{CONFIG_VARIABLE}; default: {DEFAULT_CONFIG}, if it exists]",
+        show_default=False,
+    ),
+]
 DatabaseOption = Annotated[str | None, setting("database")]
 HostOption = Annotated[str | None, setting("host")]
 PortOption = Annotated[int | None, setting("port")]
 
 
-def server_settings(**given: Any) -> Settings:
-    """The settings of a command that works on the database.
+def file_settings(config: Path | None = None) -> dict[str, Placed]:
+    """What the configuration file says: the one named, or ./usageflow.toml if there is one.
 
-    What the environment says to an edge on the same machine (which server, with which key) is left
-    out: otherwise the first key could not be created while USAGEFLOW_SERVER is already set.
+    Raises ConfigurationError if it cannot be read or has mistakes.
     """
-    edge = {variable("server"), variable("api_key")}
+    named = config or os.environ.get(CONFIG_VARIABLE)
+    path = Path(named or DEFAULT_CONFIG)
+    if not named and not path.is_file():
+        return {}
+    found = config_file.read(path)
+    log.info("configuration file %s", path)
+    return found
+
+
+def edge_settings(config: Path | None = None, **given: Any) -> Settings:
+    """The settings of a command that is an edge. Raises ConfigurationError."""
+    return Settings.read(file=_values(file_settings(config)), **given)
+
+
+def server_settings(config: Path | None = None, **given: Any) -> Settings:
+    """The settings of a command that works on the database. Raises ConfigurationError.
+
+    What environment and file say to an edge on the same machine (which server, with which key) is
+    left out: otherwise the first key could not be created while USAGEFLOW_SERVER is already set.
+    """
+    edge = {variable(name) for name in OF_EDGES}
     environ = {name: value for name, value in os.environ.items() if name not in edge}
-    return Settings.read(environ, **given)
+    values = _values(file_settings(config))
+    for name in OF_EDGES:
+        values.pop(name, None)
+    return Settings.read(environ, file=values, **given)
+
+
+def _values(placed: Mapping[str, Placed]) -> dict[str, Any]:
+    return {name: given.value for name, given in placed.items()}

@@ -6,7 +6,13 @@ from typing import Annotated
 import typer
 
 from usageflow.cli.logs import log_to_stderr
-from usageflow.cli.options import DatabaseOption, HostOption, PortOption, server_settings
+from usageflow.cli.options import (
+    ConfigOption,
+    DatabaseOption,
+    HostOption,
+    PortOption,
+    server_settings,
+)
 from usageflow.cli.policies import sound_file
 
 
@@ -18,11 +24,12 @@ def serve(
         Path | None,
         typer.Option(metavar="FILE", help="policy file to publish first", show_default=False),
     ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Run the server: HTTP API and worker over one database."""
-    settings = server_settings(database=database, host=host, port=port)
+    log_to_stderr()
+    settings = server_settings(config, database=database, host=host, port=port)
     published = None if policies is None else sound_file(policies)
     from usageflow.server import serve as run
 
-    log_to_stderr()
     run(settings, policies=published)
