@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from usageflow.proxy.heads import Fields, read_fields
+from usageflow.proxy.heads import TOKEN, Fields, read_fields
 from usageflow.proxy.refusals import Refusal
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 _QUOTED: Final = (
     rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*+"'  # RFC 9110, 5.6.4
 )
 # A size line is read together with the line end of the chunk before it.
 _SIZE: Final = re.compile(
-    rb"\r\n([0-9A-Fa-f]{1,15})(?:;%b++(?:=(?:%b++|%b))?)*+\r\n" % (_TOKEN, _TOKEN, _QUOTED)
+    rb"\r\n([0-9A-Fa-f]{1,15})(?:;%b++(?:=(?:%b++|%b))?)*+\r\n" % (TOKEN, TOKEN, _QUOTED)
 )
 _SIZE_BEGUN: Final = re.compile(
     rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?)?)?)?"
@@ -129,20 +128,21 @@ class ChunkedReader:
         return at
 
     def _read_trailers(self, data: bytes) -> None:
-        end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-        found = end >= len(b"\r\n\r\n")
-        if (end if found else len(data)) > self._trailers_bytes_max + len(_LINE_ENDS):
+        section, blank_line, rest = data.partition(_LINE_ENDS)
+        if len(section) + len(blank_line) > self._trailers_bytes_max + len(_LINE_ENDS):
             self._fail("The trailers are too large.")
-        elif not found:
+        elif not blank_line:
             self._pending = data
         else:
-            fields = read_fields(data[:end], len(b"\r\n"))
-            if isinstance(fields, Refusal):
-                self._fail("The trailers are not valid.")
-                return
-            self.trailers = [field for field in fields if field[0].lower() not in _DROPPED]
-            self.rest = data[end:]
-            self.complete = True
+            self._end(read_fields(section + blank_line, len(b"\r\n")), rest)
+
+    def _end(self, trailers: Fields | Refusal, rest: bytes) -> None:
+        if isinstance(trailers, Refusal):
+            self._fail("The trailers are not valid.")
+            return
+        self.trailers = [field for field in trailers if field[0].lower() not in _DROPPED]
+        self.rest = rest
+        self.complete = True
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

@@ -5,7 +5,6 @@ the proxy is decided in `headers`, not here.
 """
 
 import re
-from itertools import product
 from typing import Final, NamedTuple, TypeAlias
 
 from usageflow.proxy.refusals import Refusal
@@ -56,19 +55,21 @@ METHOD_BYTES_MAX: Final = 32
 _LENGTH_DIGITS_MAX: Final = 18
 """Stays within the signed 64 bits that most readers count with."""
 
-_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
+"""A character of methods, names and other words (RFC 9110, section 5.6.2)."""
+
 _TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
 """Anything but control characters; bytes from 0x80 are opaque (RFC 9110, section 5.5)."""
 
 # Possessive repeats (`*+`) never look back: no input takes more than one pass.
 _REQUEST_LINE: Final = re.compile(
-    rb"(%b{1,%d}) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % (_TOKEN, METHOD_BYTES_MAX)
+    rb"(%b{1,%d}) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % (TOKEN, METHOD_BYTES_MAX)
 )
-_OTHER_VERSION: Final = re.compile(rb"%b++ [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _TOKEN)
-_OTHER_TARGET: Final = re.compile(rb"%b{1,%d} [^ ]++ HTTP/1\.[01]\r" % (_TOKEN, METHOD_BYTES_MAX))
+_OTHER_VERSION: Final = re.compile(rb"%b++ [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % TOKEN)
+_OTHER_TARGET: Final = re.compile(rb"%b{1,%d} [^ ]++ HTTP/1\.[01]\r" % (TOKEN, METHOD_BYTES_MAX))
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % _TEXT)
-_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
-_PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (_TOKEN, _TEXT), re.MULTILINE)
+_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, _TEXT), re.MULTILINE)
+_PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, _TEXT), re.MULTILINE)
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+;=-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]++)(/[^?]*+)?(\?.*+)?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
@@ -82,24 +83,17 @@ _MISLEADING: Final = Refusal(
 )
 _AMBIGUOUS: Final = Refusal(400, "invalid_framing", "The length of the body is ambiguous.")
 
-_UNMISTAKABLE: Final = (
-    "content-length",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "transfer-encoding",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-)
 _ALIASES: Final = frozenset(
-    "".join(spelling).encode()
-    for name in _UNMISTAKABLE
-    for spelling in product(*("-_" if letter == "-" else letter for letter in name))
-    if "_" in spelling
+    {
+        b"content_length",
+        b"keep_alive",
+        b"proxy_authenticate",
+        b"proxy_authorization",
+        b"proxy_connection",
+        b"transfer_encoding",
+    }
 )
-"""CGI and WSGI give `Content_Length` and `Content-Length` to the application under one name."""
+"""CGI and WSGI give `Content_Length` and `Content-Length` to an application under one name."""
 
 
 def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> RequestHead | Refusal:
@@ -187,12 +181,12 @@ def read_fields(text: bytes, start: int) -> Fields | Refusal:
 
 
 def _line_refusal(head: bytes, line_bytes_max: int) -> Refusal:
-    line, _, _ = head.partition(b"\n")
+    line, feed, _ = head.partition(b"\n")
     if len(line) > line_bytes_max + len(b"\r"):
         return Refusal(
             414, "request_line_too_long", f"The request line is longer than {line_bytes_max} bytes."
         )
-    if not line.endswith(b"\r"):
+    if feed and not line.endswith(b"\r"):
         return _BARE_LINE_FEED
     if _OTHER_TARGET.fullmatch(line):
         return Refusal(400, "invalid_target", "The request target has a character that no URL has.")
