@@ -1,4 +1,4 @@
-"""Which connection carries the next exchange: a bounded pool of keep-alive connections.
+"""Which connection to one target carries the next exchange: a bounded pool, kept alive.
 
 The most recently used connection goes first, so that spare ones grow old and are closed. The pool
 opens connections through the function it is given; it knows nothing about requests.
@@ -6,13 +6,16 @@ opens connections through the function it is given; it knows nothing about reque
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from typing import TypeAlias
 
 from usageflow.config import Settings
 from usageflow.errors import UpstreamTimeout, UpstreamUnreachable
-from usageflow.proxy.connection import UpstreamConnection
+from usageflow.proxy.upstream_connection import UpstreamConnection
 
-OnLost = Callable[[UpstreamConnection], None]
+OnLost: TypeAlias = Callable[[UpstreamConnection], None]
+Connect: TypeAlias = Callable[[OnLost], Awaitable[tuple[UpstreamConnection, str]]]
+"""Opens a connection, which will tell of its end; gives it and the address it leads to."""
 
 
 class ConnectionPool:
@@ -22,13 +25,22 @@ class ConnectionPool:
     `sweep` must be called several times a second while the pool is not `empty`.
     """
 
-    def __init__(
-        self, connect: Callable[[OnLost], Awaitable[UpstreamConnection]], settings: Settings
-    ) -> None:
+    __slots__ = (
+        "_connect",
+        "_idle",
+        "_open",
+        "_retired",
+        "_settings",
+        "_slots_taken",
+        "_waiting",
+    )
+
+    def __init__(self, connect: Connect, settings: Settings) -> None:
         self._connect = connect
         self._settings = settings
-        self._open: set[UpstreamConnection] = set()
+        self._open: dict[UpstreamConnection, str] = {}
         self._idle: list[UpstreamConnection] = []
+        self._retired: set[UpstreamConnection] = set()
         self._waiting: deque[asyncio.Future[UpstreamConnection | None]] = deque()
         self._slots_taken = 0
 
@@ -36,6 +48,31 @@ class ConnectionPool:
     def empty(self) -> bool:
         """There is nothing to watch over."""
         return self._slots_taken == 0
+
+    @property
+    def full(self) -> bool:
+        """Whoever comes now has to wait."""
+        return not self._idle and self._slots_taken >= self._settings.upstream_connections_max
+
+    @property
+    def load(self) -> int:
+        """Exchanges in flight and in line."""
+        return self._slots_taken - len(self._idle) + len(self._waiting)
+
+    @property
+    def open(self) -> int:
+        """Connections that are open."""
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        """Of these, how many carry nothing."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._waiting)
 
     def take_idle(self) -> UpstreamConnection | None:
         """A connection that can be used at once, if there is one."""
@@ -60,7 +97,7 @@ class ConnectionPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take a connection back: to the first in line, to rest, or to be closed."""
-        if not connection.reusable:
+        if not connection.reusable or connection in self._retired:
             connection.close()
             return
         connection.rest(asyncio.get_running_loop().time())
@@ -71,6 +108,15 @@ class ConnectionPool:
         """Close all idle connections."""
         while self._idle:
             self._idle.pop().close()
+
+    def retire(self, addresses: Collection[str]) -> None:
+        """Close the connections that lead there, each as soon as it carries nothing."""
+        for connection in [item for item, address in self._open.items() if address in addresses]:
+            if connection in self._idle:
+                self._idle.remove(connection)
+                connection.close()
+            else:
+                self._retired.add(connection)
 
     def sweep(self, now: float) -> None:
         """Close what was idle for too long; fail exchanges that were silent for too long."""
@@ -91,19 +137,20 @@ class ConnectionPool:
 
     async def _open_one(self) -> UpstreamConnection:
         try:
-            connection = await self._connect(self._forget)
+            connection, address = await self._connect(self._forget)
         except BaseException:
             self._vacate()
             raise
         if connection.open:
-            self._open.add(connection)
+            self._open[connection] = address
         else:
             self._vacate()
         return connection
 
     def _forget(self, connection: UpstreamConnection) -> None:
         if connection in self._open:  # one that was lost at once is counted by _open_one
-            self._open.remove(connection)
+            del self._open[connection]
+            self._retired.discard(connection)
             if connection in self._idle:
                 self._idle.remove(connection)
             self._vacate()

@@ -24,6 +24,8 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _UNIX: Final = "unix:"
 _NAME: Final = re.compile(r"[a-z0-9._-]+")
 """What may stand in a Host header and in DNS; underscores occur within container networks."""
+_CREDENTIALS: Final = re.compile(r"(?<=//).*@")
+"""They are refused, and not repeated in the message."""
 _LOOKS: Final = "must look like http://host:port, https://host or unix:/path/of.sock"
 
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[str]]]
@@ -72,21 +74,22 @@ def parse_targets(settings: Settings) -> tuple[Target, ...]:
 
 
 def _parse(item: str, tls: ssl.SSLContext | None, sni: str | None) -> Target:
+    shown = _CREDENTIALS.sub("***@", item)
     if item.startswith(_UNIX):
         path = item.removeprefix(_UNIX)
         if not path.startswith("/"):
-            raise ConfigurationError(f"upstream {item!r} {_LOOKS}: the path starts with '/'")
+            raise ConfigurationError(f"upstream {shown!r} {_LOOKS}: the path starts with '/'")
         return Target("", 0, path, None, None, b"localhost", item)
     try:
         parts = urlsplit(item)
         host, port = _host(parts), parts.port
     except ValueError as error:
-        raise ConfigurationError(f"upstream {item!r} {_LOOKS}: {error}") from None
+        raise ConfigurationError(f"upstream {shown!r} {_LOOKS}: {error}") from None
     if parts.scheme not in _DEFAULT_PORTS or not host or port == 0:
-        raise ConfigurationError(f"upstream {item!r} {_LOOKS}")
+        raise ConfigurationError(f"upstream {shown!r} {_LOOKS}")
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigurationError(
-            f"upstream {item!r} must be a scheme, a host and a port alone: paths are forwarded "
+            f"upstream {shown!r} must be a scheme, a host and a port alone: paths are forwarded "
             "as they are"
         )
     default = _DEFAULT_PORTS[parts.scheme]
@@ -108,7 +111,7 @@ def _parse(item: str, tls: ssl.SSLContext | None, sni: str | None) -> Target:
 def _host(parts: SplitResult) -> str:
     """The host as DNS and a Host header want it; empty if it is none. Raises ValueError."""
     host = parts.hostname or ""
-    if ":" in host:
+    if "[" in parts.netloc:
         return str(ipaddress.IPv6Address(host))
     host = host.encode("idna").decode("ascii")
     return host if _NAME.fullmatch(host) else ""
