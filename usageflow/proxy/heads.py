@@ -62,11 +62,10 @@ _TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
 """Anything but control characters; bytes from 0x80 are opaque (RFC 9110, section 5.5)."""
 
 # Possessive repeats (`*+`) never look back: no input takes more than one pass.
-_REQUEST_LINE: Final = re.compile(
-    rb"(%b{1,%d}) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % (TOKEN, METHOD_BYTES_MAX)
-)
-_OTHER_VERSION: Final = re.compile(rb"%b++ [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % TOKEN)
-_OTHER_TARGET: Final = re.compile(rb"%b{1,%d} [^ ]++ HTTP/1\.[01]\r" % (TOKEN, METHOD_BYTES_MAX))
+_METHOD: Final = rb"%b{1,%d}" % (TOKEN, METHOD_BYTES_MAX)
+_REQUEST_LINE: Final = re.compile(rb"(%b) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % _METHOD)
+_OTHER_TARGET: Final = re.compile(rb"%b [^ ]++ HTTP/1\.[01]\r" % _METHOD)
+_OTHER_VERSION: Final = re.compile(rb"%b [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _METHOD)
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % _TEXT)
 _FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, _TEXT), re.MULTILINE)
 _PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, _TEXT), re.MULTILINE)
