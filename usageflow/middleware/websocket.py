@@ -1,5 +1,7 @@
 """Serving a metered WebSocket: moves its messages, records its usage as it goes.
 
+The proxy moves bytes instead of messages and shares when to record, the `Session`.
+
 Nothing is held but the close. What passed is recorded every so many seconds or messages, so that a
 crash loses no more than that. The Conversation counts; who records is the middleware's business.
 """
@@ -36,7 +38,7 @@ async def serve_websocket(
     pace: Pace,
 ) -> None:
     """Run the app for one WebSocket and record its usage."""
-    session = _Session(conversation, record, pace)
+    session = Session(conversation, record, pace)
 
     async def receive_observed() -> Message:
         message = await receive()
@@ -57,8 +59,18 @@ async def serve_websocket(
         session.finish()
 
 
-class _Session:
+class Session:
     """When to record: at the accept, at the pace, at the end. One timer while it is open."""
+
+    __slots__ = (
+        "_conversation",
+        "_finished",
+        "_loop",
+        "_pace",
+        "_record",
+        "_started_s",
+        "_timer",
+    )
 
     def __init__(self, conversation: Conversation, record: Record, pace: Pace) -> None:
         self._conversation = conversation
@@ -77,8 +89,12 @@ class _Session:
         if self._timer is None and talk.status == UPGRADED:
             self._tick()  # accepted: the connection itself may be what is counted
         elif talk.messages_since >= self._pace.messages:
-            self._part(last=False)
+            self.part()
         return None
+
+    def part(self) -> None:
+        """Record what passed since the last time."""
+        self._settle(last=False)
 
     def finish(self) -> Awaitable[object] | None:
         """Record what is left, once."""
@@ -87,14 +103,15 @@ class _Session:
         self._finished = True
         if self._timer is not None:
             self._timer.cancel()
-        return self._part(last=True)
+        return self._settle(last=True)
 
     def _tick(self) -> None:
-        self._part(last=False)
+        self.part()
         self._timer = self._loop.call_later(self._pace.seconds, self._tick)
 
-    def _part(self, *, last: bool) -> Awaitable[object] | None:
+    def _settle(self, *, last: bool) -> Awaitable[object] | None:
         self._conversation.duration_ms = int((self._loop.time() - self._started_s) * 1000)
+        self._conversation.messages_since = 0
         return self._record(last=last)
 
 
