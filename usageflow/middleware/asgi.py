@@ -16,6 +16,7 @@ from usageflow.config import Durability, Settings
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.middleware.exchange import NO_PROVIDERS, Exchange
 from usageflow.middleware.feed import Feed
+from usageflow.middleware.hops import CLAIMED
 from usageflow.middleware.metadata import Provider
 from usageflow.middleware.meter import Meter, elapsed_ms
 from usageflow.middleware.usage_asked import ask_for_usage
@@ -78,13 +79,19 @@ class UsageFlowMiddleware:
                 await readiness.wait()
                 if not readiness.reached:
                     readiness.miss()
-            match, path = self.meter.match(scope["method"] if kind == "http" else WEBSOCKET, scope)
+            method = scope["method"] if kind == "http" else WEBSOCKET
+            match, path = self.meter.match(method, scope, trusted=True)
             if match is not None:
                 serve = self._metered if kind == "http" else self._metered_websocket
                 await serve(match, path, scope, receive, send)
                 return
             discovery = self.meter.discovery
-            if discovery is not None and readiness.reached and kind == "http":
+            if (
+                discovery is not None
+                and readiness.reached
+                and kind == "http"
+                and CLAIMED not in scope
+            ):
                 observation = discovery.begin(scope, path)
                 if observation is not None:
                     await observation.through(self._app, receive, send)

@@ -42,6 +42,9 @@ class Feed(Protocol):
     def wait_for_keys(self, timeout_s: float) -> None:
         """At start: wait until tokens can be verified, but no longer. Blocks."""
 
+    def refresh(self) -> None:
+        """Look for news now. Does not wait for them."""
+
     def close(self) -> None:
         """Stop; the current set stays."""
 
@@ -58,6 +61,9 @@ class FixedFeed:
 
     def wait_for_keys(self, timeout_s: float) -> None:
         """Nothing to wait for."""
+
+    def refresh(self) -> None:
+        """Nothing is ever new."""
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -83,6 +89,7 @@ class PollingFeed:
         self._reports = reports
         self._complaint = ""
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         after_fork(self._forget_parent)
 
@@ -100,9 +107,14 @@ class PollingFeed:
         if self._assembly is not None:
             self._assembly.keys.wait(timeout_s)
 
+    def refresh(self) -> None:
+        """See Feed."""
+        self._wake.set()
+
     def close(self) -> None:
         """Stop polling; the current set stays in force. Waits a moment for the thread."""
         self._stop.set()
+        self._wake.set()
         if self._assembly is not None:
             self._assembly.keys.close()
         if self._thread is not None:
@@ -137,12 +149,14 @@ class PollingFeed:
             log.error("policies are not refreshed: %s", complaint, exc_info=trace)
 
     def _run(self) -> None:
-        stop = self._stop
+        stop, wake = self._stop, self._wake
         while not stop.is_set():
+            wake.clear()
             self.poll()
             if self._reports is not None:
                 self._reports.send_due()
-            stop.wait(self._poll_s if self.loaded else FIRST_POLL_S)
+            if not stop.is_set():
+                wake.wait(self._poll_s if self.loaded else FIRST_POLL_S)
         if self._reports is not None:
             self._reports.close()
         self._source.close()
@@ -151,20 +165,24 @@ class PollingFeed:
         """In a forked child, which has no thread: `start` makes one, should it serve requests."""
         self._thread = None
         self._stop = threading.Event()
+        self._wake = threading.Event()
 
 
 def open_feed(
     settings: Settings,
     discovery: Discovery | None = None,
     environ: Mapping[str, str] | None = None,
+    *,
+    app: bool = True,
 ) -> PollingFeed:
     """The feed these settings describe; it reports `discovery` if there is a server.
 
+    `app` tells that there is an app in this process, which may say whose a request is.
     Secrets of policies are looked up in `environ` (default: the process's, as it is now). A policy
     file is read at once and an unreadable one raises PolicyFileError, so that a mistake shows at
     start. Raises ConfigurationError if neither a file nor a server is set.
     """
-    assembly = Assembly(settings, dict(os.environ) if environ is None else environ)
+    assembly = Assembly(settings, dict(os.environ) if environ is None else environ, app=app)
     connection = reports = None
     if settings.server is not None and settings.api_key is not None:
         connection = Http(settings.server, settings.api_key, timeout_s=settings.ship_timeout_s)

@@ -14,6 +14,7 @@ from usageflow.middleware.conversation import Conversation
 from usageflow.middleware.discovery import Discovery
 from usageflow.middleware.exchange import NO_PROVIDERS, Exchange
 from usageflow.middleware.feed import Feed, open_feed
+from usageflow.middleware.hops import Hops
 from usageflow.middleware.limits import Limits
 from usageflow.middleware.metadata import Provider, check_providers
 from usageflow.middleware.parts import Pace, PartTimer
@@ -27,6 +28,9 @@ from usageflow.recorder import Recorder
 class Meter:
     """The metering of one edge. Nothing of it raises for what a client or an app sends.
 
+    `app` tells that the edge is in the process of the app, which may then say whose a request is,
+    and behind which there is no other edge. `hops` is what it knows of other edges.
+
     Raises ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
     """
 
@@ -37,13 +41,16 @@ class Meter:
         metadata: Mapping[str, Provider] = NO_PROVIDERS,
         feed: Feed | None = None,
         recorder: Recorder | None = None,
+        app: bool = True,
     ) -> None:
         check_providers(metadata)
         self._providers = metadata
         self.discovery: Discovery | None = None
         if feed is None and settings.discovery == "on" and settings.server is not None:
             self.discovery = Discovery(settings.discovery_endpoints_max)
-        self.feed = feed or open_feed(settings, self.discovery)
+        self.feed = feed or open_feed(settings, self.discovery, app=app)
+        self.hops = Hops(settings)
+        self._app = app
         self.recorder = recorder or Recorder.of(settings)
         self.settlement = Settlement(self.recorder, durable=settings.durability == "durable")
         self.readiness = Readiness(self.feed, self.recorder, settings.policy_wait_s)
@@ -56,19 +63,26 @@ class Meter:
         await self.readiness.wait()
         await self.readiness.wait_for_keys()
 
-    def match(self, method: str, scope: Scope) -> tuple[Match | None, str]:
-        """The policies of this request and the path they matched."""
+    def match(self, method: str, scope: Scope, *, trusted: bool = False) -> tuple[Match | None, str]:
+        """The policies of this request that no edge before this one records, and its path.
+
+        `trusted`: the peer may be such an edge, and is believed if it signs. What is recorded by
+        any edge is then noted in the scope.
+        """
         try:
             if not isinstance(scope["headers"], list):
                 scope["headers"] = list(scope["headers"])  # an iterator can be read only once
             path = route_path(scope)
-            match = self.feed.current.match(
+            policies = self.feed.current
+            match = policies.match(
                 method,
                 path,
                 scope["headers"],
                 scope.get("query_string", b""),
                 scope.get("raw_path") or b"",
             )
+            if match is not None or not self._app:
+                match = self.hops.unclaimed(policies, match, method, scope, trusted=trusted)
         except Exception as error:  # noqa: BLE001 - metering must not break the app
             self.settlement.log_once("match", error)
             return None, ""

@@ -19,7 +19,7 @@ from usageflow.middleware.key_sets import JwksKeySets
 from usageflow.policies import Policy, PolicyFile, PolicySet, parse_document, parse_file
 from usageflow.policies.identity import key_servers, surroundings_problems
 from usageflow.policies.paths import PathRules
-from usageflow.policies.sources import JwtSource
+from usageflow.policies.sources import JwtSource, MetadataSource
 from usageflow.policies.surroundings import Surroundings
 from usageflow.recorder import Http
 from usageflow.recorder.sink import POLICIES_PATH, refusal
@@ -60,8 +60,9 @@ os.register_at_fork(after_in_child=_resume_in_child)
 class Assembly:
     """Makes policy sets for this process and tells what is wrong with them."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Raises ConfigurationError for path rules that do not exist."""
+    def __init__(self, settings: Settings, environ: Mapping[str, str], *, app: bool = True) -> None:
+        """`app`: there is one here. Raises ConfigurationError for path rules that do not exist."""
+        self._app = app
         self._keys_wait_s = settings.jwks_timeout_s
         self._key_servers: frozenset[str] = frozenset()
         self.keys = JwksKeySets(
@@ -113,6 +114,16 @@ class Assembly:
             for source in policy.identify:
                 if isinstance(source, JwtSource) and source.unverified:
                     log.warning('policy "%s" trusts tokens that nobody verifies', policy.name)
+            if not self._app and all(map(_asks_app, policy.identify)):
+                log.warning(
+                    'policy "%s" identifies only by what an app knows, and a proxy has none: its '
+                    "requests go to the inbox",
+                    policy.name,
+                )
+
+
+def _asks_app(source: object) -> bool:
+    return isinstance(source, MetadataSource) and source.name is not None
 
 
 class Source(Protocol):

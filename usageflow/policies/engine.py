@@ -15,6 +15,7 @@ from usageflow.policies.claims import Claims
 from usageflow.policies.conditions import Condition, compile_conditions, specificity
 from usageflow.policies.document import canonical
 from usageflow.policies.facts import Facts
+from usageflow.policies.hops import claim
 from usageflow.policies.identity import IdentityReader, Verifiers, compile_identity
 from usageflow.policies.models import Policy
 from usageflow.policies.paths import split_path
@@ -57,12 +58,14 @@ class CompiledPolicy:
 class Match:
     """The policies that concern one request, at most one per metric, and what they need to see.
 
-    `segments` is the matched path, split; `fail_closed` tells that one of the policies would
-    rather have the request refused than unmetered, `include_usage` that one wants a stream's usage
-    asked for, `grows` that the usage of one can be recorded while it passes.
+    `claims` is what an edge records by them (see `hops`); `segments` is the matched path, split;
+    `fail_closed` tells that one of the policies would rather have the request refused than
+    unmetered, `include_usage` that one wants a stream's usage asked for, `grows` that the usage of
+    one can be recorded while it passes.
     """
 
     __slots__ = (
+        "claims",
         "fail_closed",
         "grows",
         "include_usage",
@@ -74,6 +77,7 @@ class Match:
 
     def __init__(self, plan: "_Plan", segments: Sequence[str]) -> None:
         self.policies = plan.policies
+        self.claims = plan.claims
         self.needs_request_body = plan.needs_request_body
         self.needs_response_body = plan.needs_response_body
         self.fail_closed = plan.fail_closed
@@ -160,6 +164,11 @@ class PolicySet:
             plan = self._plan(chosen)
         return Match(plan, segments)
 
+    def without(self, match: Match, claims: frozenset[str]) -> Match | None:
+        """A match of this set less what others claim; None if nothing is left."""
+        left = tuple(each for each in match.policies if claim(each.policy) not in claims)
+        return Match(self._plan(left), match.segments) if left else None
+
     def _plan(self, chosen: tuple[CompiledPolicy, ...]) -> "_Plan":
         """The plan of policies that met in a request; there are few such meetings."""
         plan = self._met.get(chosen)
@@ -174,6 +183,7 @@ class _Plan:
     """What a request needs under these policies; made once per template and method."""
 
     __slots__ = (
+        "claims",
         "conditional",
         "fail_closed",
         "grows",
@@ -193,6 +203,7 @@ class _Plan:
                 ),
             )
         )
+        self.claims = frozenset(claim(item.policy) for item in self.policies)
         self.conditional = any(item.condition is not None for item in self.policies)
         self.grows = any(item.grows for item in self.policies)
         self.include_usage = any(item.policy.include_usage for item in self.policies)
