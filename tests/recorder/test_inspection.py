@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,14 @@ import pytest
 from usageflow.errors import ConfigurationError, SpoolDamaged
 from usageflow.events import UsageEvent, encode, encode_lines
 from usageflow.recorder import inspection
-from usageflow.recorder.inspection import read_spool, verify_spool
+from usageflow.recorder.inspection import (
+    NOTHING,
+    Depth,
+    DepthGauge,
+    read_spool,
+    spool_depth,
+    verify_spool,
+)
 from usageflow.recorder.spool import Block, Spool
 
 EventFactory = Callable[..., UsageEvent]
@@ -24,6 +32,9 @@ def closed(tmp_path: Path, event: EventFactory) -> Path:
     spool.write([block([event()])])
     spool.close()
     return spool.path
+
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
 def block(events: list[UsageEvent]) -> Block:
@@ -142,3 +153,54 @@ def test_a_missing_directory_is_told(tmp_path: Path) -> None:
         list(read_spool(tmp_path / "nowhere"))
     with pytest.raises(ConfigurationError, match="no spool directory"):
         verify_spool(tmp_path / "nowhere")
+
+
+def test_the_depth_is_what_all_files_hold(tmp_path: Path, event: EventFactory) -> None:
+    """Events, not rows, of living owners and of dead ones; the oldest by when it occurred."""
+    living = Spool.create(tmp_path)
+    living.write([block([event(occurred_at=NOON), event(), event()])])
+    living.write([block([event(occurred_at=NOON + timedelta(hours=1))])])
+    dead = Spool.create(tmp_path)
+    dead.write([block([event(occurred_at=NOON - timedelta(days=1))])])
+    dead.close()
+    assert spool_depth(tmp_path) == Depth(5, NOON - timedelta(days=1))
+    living.write([], [1])
+    assert spool_depth(tmp_path).events == 2
+    living.close()
+
+
+def test_an_empty_spool_has_no_oldest_event(tmp_path: Path) -> None:
+    """Nor has one that is not there yet, or is created this instant."""
+    assert spool_depth(tmp_path / "nowhere") == NOTHING
+    assert not (tmp_path / "nowhere").exists()
+    Spool.create(tmp_path).close()
+    (tmp_path / "x.spool").touch()
+    assert spool_depth(tmp_path) == NOTHING
+
+
+def test_a_damaged_file_does_not_hide_the_others(closed: Path) -> None:
+    """Damage is told by --verify; here the rest is still counted."""
+    (closed.parent / "0.spool").write_bytes(b"no database" * 1000)
+    assert spool_depth(closed.parent).events == 3
+
+
+def test_a_damaged_line_still_counts(closed: Path) -> None:
+    """Only its age cannot be told."""
+    change(closed, "UPDATE batch SET lines = CAST('{' AS BLOB) WHERE seq = 1")
+    assert spool_depth(closed.parent) == Depth(3, None)
+
+
+def test_a_deep_spool_is_not_looked_at_all_the_time(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two looks is a rest in proportion; then the news are seen."""
+    gauge = DepthGauge(closed.parent)
+    monkeypatch.setattr(inspection, "REST_FACTOR", 1e9)
+    assert gauge.read().events == 3
+    change(closed, "DELETE FROM batch WHERE seq = 1")
+    assert gauge.read().events == 3
+    gauge = DepthGauge(closed.parent)
+    monkeypatch.setattr(inspection, "REST_FACTOR", 0)
+    assert gauge.read().events == 1
+    change(closed, "DELETE FROM batch")
+    assert gauge.read() == NOTHING

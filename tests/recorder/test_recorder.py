@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,6 +94,48 @@ def test_a_forked_child_has_a_spool_of_its_own(tmp_path: Path, event: EventFacto
     recorder.close()
     ids = {decode(line).id for line in read_spool(tmp_path / "spool")}
     assert ids == {"event-000001", "of-the-child"}
+
+
+def test_figures_outlive_a_restart_of_the_threads(tmp_path: Path, event: EventFactory) -> None:
+    """Events on disk and shipped, counted over the whole life of the process."""
+    recorder = Recorder(settings(tmp_path), MemorySink())
+    assert not any(recorder.figures().events.values())
+    for _ in range(2):
+        recorder.record([event()])
+        recorder.close()
+    figures = recorder.figures()
+    assert figures.events["counted"] == figures.shipped == 2
+    assert (figures.waiting, figures.disk_failing, figures.shipping_failing) == (0, 0, 0)
+
+
+def test_a_disk_that_fails_shows_in_the_figures(
+    tmp_path: Path, event: EventFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And how many events wait for it."""
+    (tmp_path / "spool").write_text("")
+    recorder = Recorder(settings(tmp_path))
+    recorder.record([event(), event()])
+    while not recorder.figures().disk_failing:
+        time.sleep(0.005)
+    assert recorder.figures().waiting == 2
+    assert recorder.figures().commits_failed > 0
+    recorder.close()
+
+
+def test_a_forked_child_counts_anew(tmp_path: Path, event: EventFactory) -> None:
+    """What the parent recorded is the parent's to tell."""
+    recorder = Recorder(settings(tmp_path))
+    recorder.record([event()])
+    recorder.close()
+
+    def child() -> None:
+        sys.exit(recorder.figures().events["counted"])
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert recorder.figures().events["counted"] == 1
 
 
 SCRIPT = """

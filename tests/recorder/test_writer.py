@@ -13,6 +13,7 @@ import pytest
 from usageflow.errors import SpoolError
 from usageflow.events import Identity, UsageEvent, decode
 from usageflow.recorder import writer as writer_module
+from usageflow.recorder.figures import RecorderFigures
 from usageflow.recorder.inspection import read_spool
 from usageflow.recorder.spool import ROW_EVENTS_MAX, Block, Spool, spools
 from usageflow.recorder.writer import Writer
@@ -327,3 +328,21 @@ def test_a_disk_that_is_well_again_is_noticed_without_an_event(tmp_path: Path) -
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert subject.stop(5)
+
+
+def test_what_the_disk_takes_is_counted(
+    writer: WriterFactory, event: EventFactory, disk_limit: DiskLimit
+) -> None:
+    """Events once they are durable, those beyond the queue apart, and every failed commit."""
+    figures = RecorderFigures()
+    with disk_limit(100):
+        subject = writer(queue_events_max=10, figures=figures)
+        for _ in range(25):
+            subject.record([event(state="inbox")])
+        wait_for(lambda: figures.commits_failed)
+        assert sum(figures.commits) == 0
+        assert not any(figures.events.values())
+    wait_for(lambda: subject.healthy and not subject.waiting_events)
+    assert (figures.events["inbox"], figures.events["gap"], figures.overflowed) == (10, 1, 15)
+    assert sum(figures.commits) >= 1
+    assert figures.commit_s > 0

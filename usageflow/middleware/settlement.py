@@ -22,9 +22,13 @@ LOGGED_KINDS_MAX: Final = 100
 
 
 class Settlement:
-    """Evaluates and records. What it returns is to be awaited before the client may see the end."""
+    """Evaluates and records. What it returns is to be awaited before the client may see the end.
+
+    `failures` counts what could not be metered by our own fault; each kind is logged once.
+    """
 
     def __init__(self, recorder: Recorder, *, durable: bool) -> None:
+        self.failures = 0
         self._recorder = recorder
         self._durable = durable
         self._logged: set[str] = set()
@@ -65,7 +69,8 @@ class Settlement:
         return settle_stream
 
     def log_once(self, where: str, error: Exception) -> None:
-        """Metering failed; told once for each kind of failure."""
+        """Metering failed: counted, and told once for each kind of failure."""
+        self.failures += 1
         key = f"{where}: {error!r}"
         if key not in self._logged and len(self._logged) < LOGGED_KINDS_MAX:
             self._logged.add(key)

@@ -12,6 +12,7 @@ from typing import Final
 
 from usageflow.config import Settings
 from usageflow.events import UsageEvent
+from usageflow.recorder.figures import CountedSink, RecorderFigures
 from usageflow.recorder.holds import Hold
 from usageflow.recorder.process import after_fork, at_exit
 from usageflow.recorder.shipper import Shipper
@@ -31,6 +32,7 @@ class Recorder:
         self._settings = settings
         self._sink = sink
         self._directory = settings.spool_path
+        self._figures = RecorderFigures()
         self._writer: Writer | None = None
         self._shipper: Shipper | None = None
         self._inherited: tuple[Writer | None, Shipper | None] = (None, None)
@@ -51,6 +53,16 @@ class Recorder:
         """Whether the disk took the last events."""
         writer = self._writer
         return writer is None or writer.healthy
+
+    def figures(self) -> RecorderFigures:
+        """What has been recorded and shipped in this process, and how it goes now.
+
+        Always the same object. Costs a look at memory, none at the disk.
+        """
+        writer = self._writer
+        self._figures.waiting = 0 if writer is None else writer.waiting_events
+        self._figures.disk_failing = int(not self.healthy)
+        return self._figures
 
     def start(self) -> Writer:
         """Start the threads, if they are not running; the first `record` does it too."""
@@ -86,12 +98,13 @@ class Recorder:
             queue_events_max=settings.queue_events_max,
             hold_timeout_s=settings.hold_timeout_s,
             on_durable=self._on_durable,
+            figures=self._figures,
         )
         if self._sink is not None:
             self._shipper = Shipper(
                 writer,
                 self._directory,
-                self._sink,
+                CountedSink(self._sink, self._figures),
                 batch_events_max=settings.ship_batch_events_max,
                 interval_s=settings.ship_interval_s,
                 backoff_s_max=settings.ship_backoff_s_max,
@@ -112,4 +125,5 @@ class Recorder:
         # Kept, never used: collecting it would close SQLite connections that are the parent's.
         self._inherited = (self._writer, self._shipper)
         self._writer = self._shipper = None
+        self._figures = RecorderFigures()
         self._lock = threading.Lock()

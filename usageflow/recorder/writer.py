@@ -24,6 +24,7 @@ import uuid_utils
 
 from usageflow.errors import SpoolError
 from usageflow.events import TEXT_CHARS_MAX, Identity, UsageEvent, encode, encode_lines
+from usageflow.recorder.figures import RecorderFigures
 from usageflow.recorder.gaps import Gaps
 from usageflow.recorder.holds import Hold
 from usageflow.recorder.spool import ROW_EVENTS_MAX, Block, Spool
@@ -60,6 +61,7 @@ class Writer:
         queue_events_max: int,
         hold_timeout_s: float,
         on_durable: Callable[[], object] = lambda: None,
+        figures: RecorderFigures | None = None,
     ) -> None:
         self.healthy = True
         self.spool: Spool | None = None
@@ -67,6 +69,7 @@ class Writer:
         self._queue_events_max = queue_events_max
         self._hold_timeout_s = hold_timeout_s
         self._on_durable = on_durable
+        self._figures = figures or RecorderFigures()
         self._group = _Group()
         self._group_lock = threading.Lock()
         self._unwritten: list[UsageEvent] = []
@@ -133,6 +136,7 @@ class Writer:
         cause = self._cause or "the queue for the disk was full"
         for event in events:
             self._gaps.add(event, cause)
+        self._figures.overflowed += len(events)
         self.healthy = False
         self._wake.set()
 
@@ -166,7 +170,10 @@ class Writer:
             done = self._take_done(spool)
             if not self._unwritten:  # else memory would grow with each try of a failing disk
                 self._unwritten += self._gaps.take(_new_id)
-            spool.write(_blocks(self._unwritten), done)
+            blocks = _blocks(self._unwritten)
+            started_s = time.perf_counter()
+            spool.write(blocks, done)
+            self._figures.committed(self._unwritten, time.perf_counter() - started_s)
         except Exception as error:  # noqa: BLE001 - whatever it is, the thread must live
             self._fail(error)
             durable = False
@@ -200,6 +207,7 @@ class Writer:
             message = "%s; requests are served, events wait in memory"
             log.error(message, error if known else repr(error), exc_info=None if known else error)
         self.healthy = False
+        self._figures.commits_failed += 1
         self._cause = str(error) if known else repr(error)
         # The connection is not to be trusted after a failed write, and the file only if it was
         # merely full. What an abandoned file holds is adopted and shipped; the ledger knows
