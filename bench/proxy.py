@@ -1,131 +1,132 @@
-"""CPU per request of our proxy, metered and durable, beside nginx and a uvicorn + httpx proxy.
+"""CPU per request and latency of our proxy, metered and durable, beside nginx and uvicorn + httpx.
 
-Same upstream, same load, same run; each proxy is one process on one core.
+Same upstream, same load, same run; each proxy is one process on one core, load and upstream are on
+the others. How much of its core a proxy used is printed too: one that is not kept busy wakes up
+more often, for fewer requests each time, and looks dearer than it is.
+
+The bar of the latency is for requests that arrive evenly spaced, as many for both as are half of
+what ours can carry: what clients see of a machine that is not overloaded. In the closed loop,
+printed beside it, every proxy is, and the faster one is sent more.
 """
 
-import shutil
 import statistics
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
 
-from bench.load import drive
+from bench.load import CONNECTIONS, drive, p99_ms
 from bench.middleware import POLICIES
+from bench.proxies import Proxy, Start, httpx_proxy, nginx, nginx_version, usageflow
 from bench.report import Line, show
-from bench.servers import MEASURED_CORE, OTHER_CORE, cpu_s, free_port, python, running
+from bench.servers import OTHER_CORE, cpu_s, free_port, python, running, scratch
 
-ROUNDS = 3
+ROUNDS = 5
 REQUESTS = 20_000
 REQUESTS_HTTPX = 1_600
-PATH, ANSWER_BYTES = "/v1/items/7", 11
+SPACED_S = 3
+"""How long each round of evenly spaced requests takes."""
+METERED, UNMETERED = "/v1/items/7", "/v1/unmatched"
+OURS, OURS_UNMETERED, NGINX, HTTPX = "usageflow", "usageflow, unmetered", "nginx", "uvicorn + httpx"
 
-Start = Callable[[Path, int], AbstractContextManager[tuple[int, int]]]
-Proxies = dict[str, tuple[Start, int]]
-"""Name -> how it is started before an upstream, and how many requests it is sent."""
-
-NGINX = """
-daemon off; master_process off; worker_processes 1; pid {directory}/nginx.pid;
-error_log {directory}/error.log crit;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 10000000;
-  client_body_temp_path {directory}/b; proxy_temp_path {directory}/p;
-  fastcgi_temp_path {directory}/f;
-  uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
-  upstream api {{ server 127.0.0.1:{upstream}; keepalive 64; keepalive_requests 10000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://api; proxy_http_version 1.1; proxy_set_header Connection ""; }}
-  }}
-}}
-"""
+NGINX_MAX, HTTPX_MIN, P99_MAX = 4, 30, 3
 
 
-@contextmanager
-def nginx(directory: Path, upstream: int) -> Iterator[tuple[int, int]]:
-    """Debian's nginx as a reverse proxy; (pid, port)."""
-    port = free_port()
-    config = directory / "nginx.conf"
-    config.write_text(NGINX.format(directory=directory, upstream=upstream, port=port))
-    with running(["nginx", "-c", str(config)], port, MEASURED_CORE) as pid:
-        yield pid, port
+@dataclass
+class Seen:
+    """What the rounds of one proxy showed."""
+
+    cpu_us: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
+    rate_per_s: list[float] = field(default_factory=list)
+    p99_ms: list[float] = field(default_factory=list)
+    spaced_p99_ms: list[float] = field(default_factory=list)
 
 
-@contextmanager
-def usageflow(directory: Path, upstream: int) -> Iterator[tuple[int, int]]:
-    """Our proxy with a policy that matches; (pid, port)."""
-    port = free_port()
-    policies = directory / "policies.toml"
-    policies.write_text(POLICIES)
-    command = python(
-        "usageflow",
-        *("proxy", "--upstream", f"http://127.0.0.1:{upstream}", "--listen", f"127.0.0.1:{port}"),
-        *("--policies", str(policies), "--spool-dir", tempfile.mkdtemp(dir=directory)),
-    )
-    with running(command, port, MEASURED_CORE) as pid:
-        yield pid, port
-
-
-@contextmanager
-def httpx_proxy(directory: Path, upstream: int) -> Iterator[tuple[int, int]]:
-    """The proxy of uvicorn and httpx; (pid, port)."""
-    port = free_port()
-    command = python(
-        "uvicorn", "--log-level", "error", "--port", str(port), "bench.httpx_proxy:app"
-    )
-    env = {"BENCH_UPSTREAM": f"http://127.0.0.1:{upstream}"}
-    with running(command, port, MEASURED_CORE, env) as pid:
-        yield pid, port
-
-
-def _cpu_us(proxy: tuple[int, int], requests: int) -> float:
-    pid, port = proxy
-    drive(port, PATH, ANSWER_BYTES, 320)
-    before = cpu_s(pid)
-    drive(port, PATH, ANSWER_BYTES, requests)
-    return (cpu_s(pid) - before) / requests * 1e6
+Compared = dict[str, tuple[Proxy, str, int, Seen]]
+"""Name -> the proxy, the path it is asked for, how often in a round, and what was seen."""
 
 
 def main() -> None:
     """Measure interleaved and print."""
-    proxies: Proxies = {
-        "usageflow": (usageflow, REQUESTS),
-        "uvicorn + httpx": (httpx_proxy, REQUESTS_HTTPX),
-    }
-    if shutil.which("nginx"):
-        proxies["nginx"] = (nginx, REQUESTS)
-    else:
-        print("\nnginx is not installed (Debian: nginx-light); its ratio is skipped")
-    directory = Path(tempfile.mkdtemp(prefix="usageflow-bench-", dir=Path.cwd()))
-    try:
-        cpu = _measure(directory, proxies)
-    finally:
-        shutil.rmtree(directory)
-    _show(cpu)
-
-
-def _measure(directory: Path, proxies: Proxies) -> dict[str, float]:
-    upstream = free_port()
-    seen: dict[str, list[float]] = {name: [] for name in proxies}
-    with ExitStack() as stack:
+    version = nginx_version()
+    with scratch() as directory, ExitStack() as stack:
+        upstream = free_port()
         stack.enter_context(running(python("bench.upstream", str(upstream)), upstream, OTHER_CORE))
-        started = {
-            name: stack.enter_context(start(directory, upstream))
-            for name, (start, _) in proxies.items()
+
+        def start(proxy: Start) -> Proxy:
+            return stack.enter_context(proxy(directory, upstream))
+
+        ours = start(partial(usageflow, policies=POLICIES))
+        compared: Compared = {
+            OURS: (ours, METERED, REQUESTS, Seen()),
+            OURS_UNMETERED: (ours, UNMETERED, REQUESTS, Seen()),
+            HTTPX: (start(httpx_proxy), METERED, REQUESTS_HTTPX, Seen()),
         }
-        for _ in range(ROUNDS):
-            for name, (_, requests) in proxies.items():
-                seen[name].append(_cpu_us(started[name], requests))
-    return {name: statistics.median(times) for name, times in seen.items()}
+        if version:
+            compared[NGINX] = (start(nginx), METERED, REQUESTS, Seen())
+        _measure(compared)
+        rate_per_s = statistics.median(compared[OURS][3].rate_per_s) / 2
+        _measure_spaced(compared, rate_per_s)
+    seen = {name: what for name, (_, _, _, what) in compared.items()}
+    _show_cpu(seen)
+    _show_latency(seen, rate_per_s)
 
 
-def _show(cpu: dict[str, float]) -> None:
-    lines = [Line(name, f"{value:.0f} µs") for name, value in cpu.items()]
-    ours = cpu["usageflow"]
-    if "nginx" in cpu:
-        times = ours / cpu["nginx"]
-        lines.append(Line("usageflow / nginx", f"{times:.1f}", "6", times <= 6))
-    below = cpu["uvicorn + httpx"] / ours
-    lines.append(Line("uvicorn + httpx / usageflow", f"{below:.1f}", "15", below >= 15))
+def _measure(compared: Compared) -> None:
+    for _ in range(ROUNDS):
+        for proxy, path, requests, seen in compared.values():
+            drive(proxy.port, path, CONNECTIONS * 10)
+            cpu, began_s = cpu_s(proxy.pid), time.perf_counter()
+            times = drive(proxy.port, path, requests)
+            took_s, cpu = time.perf_counter() - began_s, cpu_s(proxy.pid) - cpu
+            seen.cpu_us.append(cpu / requests * 1e6)
+            seen.busy.append(cpu / took_s)
+            seen.rate_per_s.append(requests / took_s)
+            seen.p99_ms.append(p99_ms(times))
+
+
+def _measure_spaced(compared: Compared, rate_per_s: float) -> None:
+    for _ in range(ROUNDS):
+        for name in (OURS, NGINX):
+            if name in compared:
+                proxy, path, _, seen = compared[name]
+                times = drive(proxy.port, path, int(rate_per_s * SPACED_S), rate_per_s)
+                seen.spaced_p99_ms.append(p99_ms(times))
+
+
+def _show_cpu(seen: dict[str, Seen]) -> None:
+    cpu = {name: statistics.median(what.cpu_us) for name, what in seen.items()}
+    lines = [
+        Line(
+            f"{name} (core {statistics.median(what.busy):.0%} busy, "
+            f"{statistics.median(what.rate_per_s):,.0f} requests a second)",
+            f"{cpu[name]:.1f} µs",
+        )
+        for name, what in seen.items()
+    ]
+    if NGINX in cpu:
+        times = cpu[OURS] / cpu[NGINX]
+        lines.append(Line("usageflow / nginx", f"{times:.1f}", f"{NGINX_MAX}", times <= NGINX_MAX))
+    below = cpu[HTTPX] / cpu[OURS]
+    lines.append(
+        Line("uvicorn + httpx / usageflow", f"{below:.1f}", f"{HTTPX_MIN}", below >= HTTPX_MIN)
+    )
     show(f"Proxy, metered and durable: CPU per request, one core, median of {ROUNDS}", lines)
+
+
+def _show_latency(seen: dict[str, Seen], rate_per_s: float) -> None:
+    spaced = _p99_lines({name: what.spaced_p99_ms for name, what in seen.items()}, bar=P99_MAX)
+    show(f"... p99 latency, {CONNECTIONS} connections, {rate_per_s:,.0f} requests a second", spaced)
+    closed = _p99_lines({name: what.p99_ms for name, what in seen.items()})
+    show(f"... p99 latency, {CONNECTIONS} connections that ask again at once", closed)
+
+
+def _p99_lines(rounds: dict[str, list[float]], bar: float | None = None) -> list[Line]:
+    p99 = {name: statistics.median(times) for name, times in rounds.items() if times}
+    lines = [Line(name, f"{value:.2f} ms") for name, value in p99.items()]
+    if NGINX in p99:
+        times = p99[OURS] / p99[NGINX]
+        held = (f"{bar:g}", times <= bar) if bar else ()
+        lines.append(Line("usageflow / nginx", f"{times:.1f}", *held))
+    return lines

@@ -1,18 +1,22 @@
-"""An app with the middleware that streams `/stream/N` MiB, for the memory trial."""
+"""An app with the middleware that answers `/v1/stream/N` with N MiB, for the memory trial."""
 
+from bench.bulk import BLOCK, MIB
 from usageflow import UsageFlowMiddleware
 from usageflow._types import Receive, Scope, Send
 
-MIB = b"x" * 1_048_576
-
 
 async def stream(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with N MiB in messages of 1 MiB."""
+    """Answer in messages of 1 MiB."""
     if scope["type"] != "http":
         return
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    for _ in range(int(scope["path"].rsplit("/", 1)[1])):
-        await send({"type": "http.response.body", "body": MIB, "more_body": True})
+    mib = int(scope["path"].rsplit("/", 1)[1])
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(mib * MIB).encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for _ in range(mib):
+        await send({"type": "http.response.body", "body": BLOCK, "more_body": True})
     await send({"type": "http.response.body"})
 
 
