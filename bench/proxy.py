@@ -69,7 +69,7 @@ def main() -> None:
         rate_per_s = statistics.median(compared[OURS][3].rate_per_s) / 2
         _measure_spaced(compared, rate_per_s)
     seen = {name: what for name, (_, _, _, what) in compared.items()}
-    _show_cpu(seen)
+    _show_cpu(seen, version or "no nginx")
     _show_latency(seen, rate_per_s)
 
 
@@ -95,7 +95,7 @@ def _measure_spaced(compared: Compared, rate_per_s: float) -> None:
                 seen.spaced_p99_ms.append(p99_ms(times))
 
 
-def _show_cpu(seen: dict[str, Seen]) -> None:
+def _show_cpu(seen: dict[str, Seen], version: str) -> None:
     cpu = {name: statistics.median(what.cpu_us) for name, what in seen.items()}
     lines = [
         Line(
@@ -112,7 +112,8 @@ def _show_cpu(seen: dict[str, Seen]) -> None:
     lines.append(
         Line("uvicorn + httpx / usageflow", f"{below:.1f}", f"{HTTPX_MIN}", below >= HTTPX_MIN)
     )
-    show(f"Proxy, metered and durable: CPU per request, one core, median of {ROUNDS}", lines)
+    title = "Proxy, metered and durable: CPU per request, one core"
+    show(f"{title}, {version}, median of {ROUNDS}", lines)
 
 
 def _show_latency(seen: dict[str, Seen], rate_per_s: float) -> None:

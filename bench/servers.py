@@ -97,9 +97,9 @@ def cpu_s(pid: int) -> float:
 
 
 def machine_busy_s() -> float:
-    """Processor time that everything on this machine has used so far, interrupts included."""
-    user, nice, system, _, _, irq, softirq = map(int, _proc("stat").split()[1:8])
-    return (user + nice + system + irq + softirq) / TICKS_PER_S
+    """Processor time used so far by everything here, and by others if the machine is virtual."""
+    user, nice, system, _idle, _iowait, *rest = map(int, _proc("stat").split()[1:9])
+    return (user + nice + system + sum(rest)) / TICKS_PER_S
 
 
 def _proc(*names: str) -> str:
