@@ -1,18 +1,18 @@
-"""The pool: reuse, limit, waiting in line, idle expiry; on real connections."""
+"""The pool: reuse, limit, waiting in line, idle expiry, retirement; on real connections."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 
 import pytest
 
 from usageflow.config import Settings
-from usageflow.errors import UpstreamTimeout, UpstreamUnreachable
-from usageflow.proxy.connection import UpstreamConnection
-from usageflow.proxy.pool import ConnectionPool
-from usageflow.proxy.upstream import Upstream
+from usageflow.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from usageflow.proxy.heads import Fields, ResponseHead
+from usageflow.proxy.pool import ConnectionPool, OnLost
+from usageflow.proxy.targets import Dialer, look_up, parse_targets
+from usageflow.proxy.upstream_connection import UpstreamConnection
 
 Start = Callable[..., Awaitable[int]]
 Open = Callable[..., Awaitable[ConnectionPool]]
@@ -28,21 +28,68 @@ async def answers(wire: Any) -> None:
         await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
+async def mute(wire: Any) -> None:
+    """Answer nothing."""
+    await wire.gone()
+
+
+class Question:
+    """A request without a body, asked at once; `over` is done when it is answered or failed."""
+
+    def __init__(self, connection: UpstreamConnection) -> None:
+        self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        connection.start(self, b"GET / HTTP/1.1\r\n\r\n", to_head=False, uploading=False)
+
+    def answered(
+        self, head: ResponseHead, length: int | None, body: bytes, *, complete: bool
+    ) -> None:
+        """The answer."""
+        self.over.set_result(head.status)
+
+    def failed(self, error: UpstreamError) -> None:
+        """No answer."""
+        self.over.set_exception(error)
+
+    def interim(self, head: ResponseHead) -> None:
+        """Not expected here."""
+
+    def carried(self, body: bytes, *, complete: bool, trailers: Fields) -> None:
+        """Not expected here."""
+
+    def upgraded(self, head: ResponseHead, rest: bytes) -> None:
+        """Not expected here."""
+
+    def upstream_full(self) -> None:
+        """Not expected here."""
+
+    def upstream_ready(self) -> None:
+        """Not expected here."""
+
+
 async def use(connection: UpstreamConnection) -> None:
     """One complete exchange."""
-    connection.start(b"GET / HTTP/1.1\r\n\r\n", to_head=False, body_follows=False, chunked=False)
-    await connection.head()
-    assert await connection.read() == (b"", False)
+    assert await Question(connection).over == 200
 
 
 @pytest.fixture
 def pool(upstream: Start, stack: AsyncExitStack) -> Open:
     """Open a pool to an upstream of this script, with these settings."""
 
-    async def start(script: Any = answers, **settings: Any) -> ConnectionPool:
-        chosen = Settings(**settings)
-        address = Upstream.parse(f"http://127.0.0.1:{await upstream(script)}")
-        opened = ConnectionPool(partial(address.connect, settings=chosen), chosen)
+    async def start(script: Any = answers, **options: Any) -> ConnectionPool:
+        settings = Settings(upstream=f"http://127.0.0.1:{await upstream(script)}", **options)
+        (target,) = parse_targets(settings)
+        dialer = Dialer(target, timeout_s=5, resolve=look_up)
+        loop = asyncio.get_running_loop()
+
+        async def connect(on_lost: OnLost) -> tuple[UpstreamConnection, str]:
+            _, connection, address = await dialer.dial(
+                lambda: UpstreamConnection(
+                    loop, target=target, header_bytes_max=65_536, on_lost=on_lost
+                )
+            )
+            return connection, address
+
+        opened = ConnectionPool(connect, settings)
         stack.push_async_callback(opened.aclose)
         return opened
 
@@ -59,10 +106,33 @@ async def test_last_used_is_first_reused(pool: Open) -> None:
     connections.release(second)
     assert await connections.acquire() is second
     assert await connections.acquire() is first
-    first.start(b"GET / HTTP/1.1\r\n\r\n", to_head=False, body_follows=False, chunked=False)
+    Question(first)
     connections.release(first)
     assert not first.open
     assert await connections.acquire() not in (first, second)
+
+
+async def test_figures(pool: Open, eventually: Eventually) -> None:
+    """What is open, idle, waited for and in flight can be told at any time."""
+
+    def figures() -> tuple[int, int, int, int]:
+        return connections.open, connections.idle, connections.waiting, connections.load
+
+    connections = await pool(upstream_connections_max=2)
+    assert figures() == (0, 0, 0, 0)
+    first, second = await connections.acquire(), await connections.acquire()
+    assert figures() == (2, 0, 0, 2)
+    assert connections.full
+    waiting = asyncio.ensure_future(connections.acquire())
+    await asyncio.sleep(0)
+    assert figures() == (2, 0, 1, 3)
+    connections.release(first)
+    connections.release(second)
+    assert await waiting is first
+    assert figures() == (2, 1, 0, 1)
+    assert not connections.full
+    first.close()
+    await eventually(lambda: figures() == (1, 1, 0, 0))
 
 
 async def test_the_limit_makes_requests_wait(pool: Open) -> None:
@@ -123,7 +193,8 @@ async def test_a_slot_that_is_not_wanted_goes_to_the_next(pool: Open) -> None:
     connections._give_up(connections._waiting[0])
     late.cancel()
     await asyncio.wait([late])
-    assert not connections._waiting
+    assert not connections.waiting
+    held.close()
 
 
 async def test_failing_to_connect_frees_the_slot(pool: Open) -> None:
@@ -131,7 +202,7 @@ async def test_failing_to_connect_frees_the_slot(pool: Open) -> None:
     connections = await pool(upstream_connections_max=1)
     release = asyncio.Event()
 
-    async def refuse(_on_lost: object) -> UpstreamConnection:
+    async def refuse(_on_lost: object) -> tuple[UpstreamConnection, str]:
         await release.wait()
         raise UpstreamUnreachable
 
@@ -156,6 +227,20 @@ async def test_idle_connections_are_closed(pool: Open) -> None:
     assert await connections.acquire() is young
 
 
+async def test_silent_exchanges_fail(pool: Open) -> None:
+    """A sweep fails the exchange whose answer is overdue, and spares one that is not."""
+    connections = await pool(mute, upstream_read_timeout_s=10)
+    now = asyncio.get_running_loop().time()
+    connection = await connections.acquire()
+    question = Question(connection)
+    connections.sweep(now + 9)
+    assert not question.over.done()
+    connections.sweep(now + 11)
+    with pytest.raises(UpstreamTimeout):
+        await question.over
+    connections.release(connection)
+
+
 async def test_a_connection_closed_by_the_peer_is_forgotten(
     pool: Open, eventually: Eventually
 ) -> None:
@@ -178,35 +263,57 @@ async def test_a_connection_closed_by_the_peer_is_forgotten(
     assert not connection.open
 
 
-async def test_lost_while_opening(pool: Open, upstream: Start) -> None:
+async def test_a_connection_that_is_closing_is_passed_over(pool: Open) -> None:
+    """Between the end of an idle connection and the news of it, it is not given out."""
+    connections = await pool()
+    connection = await connections.acquire()
+    connections.release(connection)
+    connection.close()
+    assert connections.idle == 1
+    assert connections.take_idle() is None
+
+
+async def test_addresses_that_are_gone(pool: Open, eventually: Eventually) -> None:
+    """Idle connections to them close at once, busy ones when their exchange ends; no other does."""
+    connections = await pool()
+    idle, busy = await connections.acquire(), await connections.acquire()
+    connections.release(idle)
+    connections.retire({"127.0.0.9"})
+    assert connections.take_idle() is idle
+    connections.release(idle)
+    connections.retire({"127.0.0.1"})
+    assert not idle.open
+    await use(busy)
+    connections.release(busy)
+    assert not busy.open
+    await eventually(lambda: connections.empty)
+    assert not connections._retired
+
+
+async def test_lost_while_opening(pool: Open) -> None:
     """A connection that is gone before it is given out occupies no slot."""
     connections = await pool()
     connect = connections._connect
 
-    async def short_lived(on_lost: Any) -> UpstreamConnection:
-        connection = await connect(on_lost)
+    async def short_lived(on_lost: OnLost) -> tuple[UpstreamConnection, str]:
+        connection, address = await connect(on_lost)
         connection.close()
-        return connection
+        return connection, address
 
     connections._connect = short_lived
     connection = await connections.acquire()
     assert connections.empty
-    connection.start(b"GET / HTTP/1.1\r\n\r\n", to_head=False, body_follows=False, chunked=False)
     with pytest.raises(UpstreamUnreachable):
-        await connection.head()
+        await Question(connection).over
 
 
 async def test_closing_fails_what_is_in_flight(pool: Open) -> None:
     """Closing ends idle and busy connections; whoever waits for an answer is told."""
-
-    async def mute(wire: Any) -> None:
-        await wire.gone()
-
     connections = await pool(mute)
     connection = await connections.acquire()
     connections.release(await connections.acquire())
-    connection.start(b"GET / HTTP/1.1\r\n\r\n", to_head=False, body_follows=False, chunked=False)
+    question = Question(connection)
     await connections.aclose()
     assert connections.empty
     with pytest.raises(UpstreamUnreachable, match="shutting down"):
-        await connection.head()
+        await question.over
