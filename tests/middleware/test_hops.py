@@ -325,6 +325,12 @@ def test_a_proxy_believes_trusted_peers_only(
     assert "USAGEFLOW_TRUSTED_PROXIES" in caplog.text
 
 
+def test_an_edge_that_does_not_know_its_peer_believes_none(kit: Any, inner: Any) -> None:
+    """To forget to say whom to trust costs no money."""
+    match, _ = inner(policies("CALL")).meter.match("GET", kit.scope(headers=[signed()]))
+    assert match is not None
+
+
 # Targets
 
 

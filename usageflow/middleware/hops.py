@@ -7,7 +7,7 @@ request is then metered here too, which is told in the log and counted. Sends no
 
 import logging
 import time
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import quote
 
 from usageflow._types import Scope
@@ -19,7 +19,7 @@ from usageflow.policies.reason import Reason
 log = logging.getLogger("usageflow.middleware")
 
 CLAIMED: Final = "usageflow.claimed"
-"""Where the scope of a request that is metered has its Claimed."""
+"""Where a scope has the path of a request and what edges record of it."""
 SEVERAL: Final = Reason("there are several")
 NO_KEY: Final = Reason("there is no key here to verify it with: set USAGEFLOW_HOP_KEY")
 UNTRUSTED: Final = Reason("the peer that sent it is none of USAGEFLOW_TRUSTED_PROXIES")
@@ -27,21 +27,6 @@ UNTRUSTED: Final = Reason("the peer that sent it is none of USAGEFLOW_TRUSTED_PR
 _NOTHING: Final[frozenset[str]] = frozenset()
 _PATH_CHARS: Final = "/:@!$&'()*+,;=-._~"
 """What stands for itself in a path (RFC 3986, section 3.3)."""
-
-
-class Claimed(NamedTuple):
-    """What edges record of the request to this path."""
-
-    path: str
-    claims: frozenset[str]
-
-    def of(self, scope: Scope) -> frozenset[str]:
-        """The claims, if this scope is of the same request: mounting shortens its path at most.
-
-        An app may call itself with a copy of a scope; what it asks for there is metered.
-        """
-        path = scope["path"]
-        return self.claims if path == "/" or self.path.endswith(path) else _NOTHING
 
 
 class Hops:
@@ -69,26 +54,25 @@ class Hops:
         if match is not None:
             claims = claims | match.claims if claims else match.claims
         if claims:
-            scope[CLAIMED] = Claimed(scope["path"], claims)
+            scope[CLAIMED] = (scope["path"], claims)
         return match
 
     def header(self, method: str, scope: Scope) -> bytes | None:
         """The value of HOP_HEADER for all that is claimed; None if nothing is, or without a key."""
-        noted: Claimed | None = scope.get(CLAIMED)
-        if noted is None or self._key is None:
+        if self._key is None or CLAIMED not in scope:
             return None
+        _, claims = scope[CLAIMED]
         return hop_header(
             self._key,
             method=method,
             target=_target(scope),
-            claims=noted.claims,
+            claims=claims,
             now_s=int(time.time()),
         )
 
     def _received(self, method: str, scope: Scope, *, trusted: bool) -> frozenset[str]:
-        noted: Claimed | None = scope.get(CLAIMED)
-        if noted is not None:
-            return noted.of(scope)
+        if CLAIMED in scope:
+            return _noted(scope)
         value: bytes | None = None
         for name, sent in scope["headers"]:
             if name == HOP_HEADER:
@@ -110,7 +94,7 @@ class Hops:
             return NO_KEY
         target, now_s = _target(scope), int(time.time())
         found = claimed(self._key, value, method=method, target=target, now_s=now_s)
-        root = scope.get("root_path", "").encode()
+        root = scope.get("root_path", "").encode(errors="replace")
         if isinstance(found, Reason) and root and target.startswith(root):
             # Servers put the root path that they are told of before the target that they were sent.
             sent = target[len(root) :]
@@ -127,6 +111,17 @@ class Hops:
                 reason.text,
             )
         return _NOTHING
+
+
+def _noted(scope: Scope) -> frozenset[str]:
+    """What was noted, if it is of this request: mounting an app shortens its path at most.
+
+    An app may call itself with a copy of a scope; what it asks for there is metered.
+    """
+    path: str
+    claims: frozenset[str]
+    path, claims = scope[CLAIMED]
+    return claims if scope["path"] == "/" or path.endswith(scope["path"]) else _NOTHING
 
 
 def _target(scope: Scope) -> bytes:

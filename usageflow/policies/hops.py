@@ -92,7 +92,7 @@ def claimed(
 
 def _signature(key: bytes, method: str, target: bytes, signed: bytes) -> bytes:
     """The lengths come first, so that no two requests are signed as the same bytes."""
-    verb = method.encode(errors="surrogateescape")
+    verb = method.encode(errors="backslashreplace")
     message = b"%d %d %b%b%b" % (len(verb), len(target), verb, target, signed)
     return hmac.digest(key, message, "sha256").hex().encode()
 
