@@ -1,7 +1,12 @@
 """What is counted, and what workers say of themselves together."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import usageflow.proxy.figures
+from usageflow.errors import UpstreamTimeout, UpstreamUnreachable
 from usageflow.proxy.figures import (
     DURATION_BOUNDS_S,
     REFUSALS,
@@ -54,6 +59,17 @@ def test_an_unknown_refusal_is_counted_as_other() -> None:
     figures.refused("no such code")
     assert figures.refusals["invalid_framing"] == figures.refusals["other"] == 1
     assert tuple(figures.refusals) == REFUSALS
+
+
+def test_every_refusal_in_the_source_is_told_apart() -> None:
+    """A code that is added or dropped there is so here: none hides in `other`."""
+    codes = {UpstreamTimeout.code, UpstreamUnreachable.code}
+    for path in Path(usageflow.proxy.figures.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(ast.Name("Refusal"), [_, ast.Constant(str(code)), *_]):
+                    codes.add(code)
+    assert codes == set(REFUSALS) - {"other"}
 
 
 def test_a_figure_that_does_not_exist_is_a_mistake() -> None:

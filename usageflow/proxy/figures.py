@@ -21,10 +21,12 @@ STATUS_CLASSES: Final = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 UPSTREAM_ERRORS: Final = ("unreachable", "timeout", "broken", "garbage", "retried")
 """No connection · no answer in time · ended before its end · not HTTP · asked again elsewhere."""
 REFUSALS: Final = (
-    *("bare_line_feed", "connect_not_supported", "http_version", "invalid_framing"),
+    *("bare_line_feed", "body_timeout", "body_too_large", "connect_not_supported"),
+    *("header_timeout", "header_too_large", "http_version", "invalid_chunk", "invalid_framing"),
     *("invalid_header", "invalid_host", "invalid_request_line", "invalid_target"),
-    *("obsolete_folding", "request_line_too_long", "too_many_headers", "unknown_coding"),
-    *("upstream_timeout", "upstream_unreachable", "other"),
+    *("metering_unavailable", "obsolete_folding", "request_line_too_long", "request_timeout"),
+    *("too_many_connections", "too_many_headers", "unknown_coding", "upstream_timeout"),
+    *("upstream_unreachable", "websockets_off", "other"),
 )
 """Codes of the proxy's own answers that are told apart; the slots of workers have a fixed size."""
 
