@@ -1,18 +1,18 @@
-"""Real TCP on both sides of the proxy: scripted upstreams, uvicorn's own protocol, raw clients."""
+"""Real TCP on both sides of the proxy: scripted upstreams, a served gateway, raw clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
-from usageflow._types import ASGIApp
 from usageflow.config import Settings
-from usageflow.proxy import ReverseProxy
+from usageflow.middleware.feed import FixedFeed
+from usageflow.middleware.meter import Meter
+from usageflow.policies import PolicySet
+from usageflow.proxy.gateway import Gateway
 
 PATIENCE_S = 10.0
 """Longest wait for anything in a conversation; reached only when something is broken."""
@@ -135,43 +135,40 @@ def upstream(stack: AsyncExitStack) -> Callable[[Script], Awaitable[int]]:
 
 
 @pytest.fixture
-def serve(stack: AsyncExitStack) -> Callable[[ASGIApp], Awaitable[int]]:
-    """Serve an ASGI app with uvicorn's protocol on a free port; gives the port."""
+def gateway(stack: AsyncExitStack) -> Callable[..., Awaitable[Gateway]]:
+    """A started Gateway to the upstream on a port; unmetered, unless `policies` are among the
+    settings.
+    """
 
-    async def start(app: ASGIApp) -> int:
-        config = uvicorn.Config(app, log_config=None, ws="none", proxy_headers=False)
-        config.load()
-        state = ServerState()
-        server = await asyncio.get_running_loop().create_server(
-            lambda: HttpToolsProtocol(config, state, {}), "127.0.0.1", 0
-        )
-
-        async def stop() -> None:
-            server.close()
-            for protocol in list(state.connections):
-                protocol.transport.abort()
-            if state.tasks:
-                await asyncio.wait(state.tasks, timeout=PATIENCE_S)
-
-        stack.push_async_callback(stop)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
+    async def start(upstream_port: int, **given: Any) -> Gateway:
+        settings = Settings(**{"upstream": f"http://127.0.0.1:{upstream_port}"} | given)
+        meter = None
+        if settings.policies is None and settings.server is None:
+            meter = Meter(settings, feed=FixedFeed(PolicySet.EMPTY), app=False)
+        made = Gateway(settings, meter=meter)
+        await made.start()
+        stack.push_async_callback(made.aclose)
+        return made
 
     return start
 
 
 @pytest.fixture
 def proxy(
-    stack: AsyncExitStack, serve: Callable[[ASGIApp], Awaitable[int]]
+    stack: AsyncExitStack, gateway: Callable[..., Awaitable[Gateway]], tmp_path: Path
 ) -> Callable[..., Awaitable[int]]:
-    """Serve a ReverseProxy, inside `around` if given, to the upstream on a port; gives its port."""
+    """Serve a Gateway to the upstream on a port of this machine; gives its own port."""
 
-    async def start(
-        upstream_port: int, around: Callable[[ASGIApp], ASGIApp] | None = None, **settings: Any
-    ) -> int:
-        app = ReverseProxy(f"http://127.0.0.1:{upstream_port}", settings=Settings(**settings))
-        stack.push_async_callback(app.aclose)
-        return await serve(around(app) if around else app)
+    async def start(upstream_port: int, **given: Any) -> int:
+        made = await gateway(upstream_port, **{"spool_dir": str(tmp_path / "spool")} | given)
+        server = await asyncio.get_running_loop().create_server(made.connection, "127.0.0.1", 0)
+
+        async def stop() -> None:
+            server.close()
+
+        stack.push_async_callback(stop)
+        port: int = server.sockets[0].getsockname()[1]
+        return port
 
     return start
 

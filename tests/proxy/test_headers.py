@@ -1,228 +1,180 @@
 """Header rules: values in, values out."""
 
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usageflow._types import Headers
 from usageflow.proxy.headers import (
     FORWARDED,
     HOP_BY_HOP,
-    RequestHead,
+    answer_bytes,
+    answer_fields,
+    asks_websocket,
+    connection_fields,
+    expects_continue,
+    persists,
     request_bytes,
-    request_head,
-    response_head,
+    request_fields,
+    tokens,
+    values,
+    wants_trailers,
 )
-from usageflow.proxy.refusals import Refusal
+from usageflow.proxy.heads import Fields, RequestHead, ResponseHead, parse_request, parse_response
 
-HOST = (b"host", b"api.example.com")
-OURS = [
-    (b"x-forwarded-proto", b"http"),
-    (b"x-forwarded-for", b"192.0.2.7"),
-    (b"x-forwarded-host", b"api.example.com"),
-]
-
-tokens = st.from_regex(r"[a-z][a-z0-9!#$%&'*+.^_`|~-]{0,12}", fullmatch=True).map(str.encode)
-plain_names = tokens.filter(
-    lambda name: name not in HOP_BY_HOP | FORWARDED | {b"host", b"content-length"}
-)
-values = st.binary(max_size=20)
-plain_fields = st.lists(st.tuples(plain_names, values), max_size=12)
-hop_fields = st.lists(
-    st.tuples(st.sampled_from(sorted(HOP_BY_HOP - {b"connection", b"te"})), st.just(b"chunked")),
-    max_size=1,
-)
+HOST = (b"Host", b"api.example.com")
+NAMES = st.sampled_from([b"X-A", b"x-b", b"Cookie", b"Accept", b"X-C-D", b"Via"])
 
 
-def scope(*fields: tuple[bytes, bytes], **changes: Any) -> dict[str, Any]:
-    """An http scope from 192.0.2.7 with these fields."""
-    return {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "raw_path": b"/",
-        "query_string": b"",
-        "client": ("192.0.2.7", 4711),
-        "headers": list(fields),
-        **changes,
-    }
-
-
-def accepted(*fields: tuple[bytes, bytes], **changes: Any) -> RequestHead:
-    """The head for a request that must not be refused."""
-    head = request_head(scope(*fields, **changes), b"upstream:9000")
-    assert isinstance(head, RequestHead)
+def asked(*fields: tuple[bytes, bytes], line: bytes = b"GET / HTTP/1.1") -> RequestHead:
+    """A request with these fields, after its Host."""
+    lines = [line, *(b"%b: %b" % field for field in (HOST, *fields)), b"", b""]
+    head = parse_request(b"\r\n".join(lines), line_bytes_max=1_000, fields_max=100)
+    assert isinstance(head, RequestHead), head
     return head
 
 
-def refused(*fields: tuple[bytes, bytes], **changes: Any) -> Refusal:
-    """The refusal of a request that must be refused."""
-    refusal = request_head(scope(*fields, **changes), b"upstream:9000")
-    assert isinstance(refusal, Refusal)
-    return refusal
+def answer(*fields: tuple[bytes, bytes], status: int = 200) -> ResponseHead:
+    """An answer with these fields."""
+    lines = [b"HTTP/1.1 %d OK" % status, *(b"%b: %b" % field for field in fields), b"", b""]
+    head = parse_response(b"\r\n".join(lines))
+    assert isinstance(head, ResponseHead), head
+    return head
 
 
-@given(plain_fields, hop_fields, st.randoms(use_true_random=False))
-def test_request_keeps_everything_else(plain: Headers, hops: Headers, random: Any) -> None:
-    """Order, duplicates and values of ordinary fields survive, wherever others stand between."""
-    mixed = [HOST, *plain]
-    for hop in hops:
-        mixed.insert(random.randrange(len(mixed) + 1), hop)
-    fields = accepted(*mixed).fields
-    assert [f for f in fields if f not in OURS and f[0] not in HOP_BY_HOP] == [HOST, *plain]
+@given(st.lists(st.tuples(NAMES, st.sampled_from([b"", b"1", b"a, b", b"\xff"])), max_size=8))
+def test_what_is_not_about_the_connection_crosses_untouched(fields: Fields) -> None:
+    """Order, duplicates, names as written and values, both ways."""
+    assert request_fields(asked(*fields)) == [HOST, *fields]
+    assert answer_fields(answer(*fields)) == (fields, [(n.lower(), v) for n, v in fields])
 
 
-@given(plain_fields, st.data())
-def test_connection_removes_what_it_names(plain: Headers, data: st.DataObject) -> None:
-    """Fields named by Connection go with it, in any case and spacing, in both directions."""
-    named = data.draw(st.sets(st.sampled_from([name for name, _ in plain]))) if plain else set()
-    connection = (b"connection", b" , ".join(name.upper() for name in named) or b"keep-alive")
-    rest = [field for field in plain if field[0] not in named | {b"keep-alive"}]
-    assert accepted(HOST, *plain, connection).fields == [HOST, *rest, *OURS]
-    answer = response_head(200, [*plain, connection], to_head=False)
-    assert not isinstance(answer, str)
-    assert answer.fields == rest
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        (HOP_BY_HOP - {b"transfer-encoding"})
+        | FORWARDED
+        | {b"usageflow-hop", b"Usageflow_Hop", b"X-Named"}
+    ),
+)
+def test_fields_that_stay_on_the_clients_side(name: bytes) -> None:
+    """Those of one connection, those that say who called, an edge's own, and what is named."""
+    fields = [(name, b"x"), (b"Connection", b"x-named, close"), (b"X-A", b"1")]
+    assert request_fields(asked(*fields)) == [HOST, (b"X-A", b"1")]
 
 
-def test_connection_cannot_remove_host_or_framing() -> None:
-    """A client cannot make the proxy lose the Host or the length that it checked."""
-    fields = (HOST, (b"content-length", b"3"), (b"connection", b"host, content-length"))
-    assert accepted(*fields).fields == [HOST, (b"content-length", b"3"), *OURS]
+@pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Expect"])
+def test_what_a_client_may_not_remove(name: bytes) -> None:
+    """Naming the host or the length in Connection does not take them away."""
+    fields = [(b"Content-Length", b"0"), (b"Expect", b"100-continue"), (b"Connection", name)]
+    assert request_fields(asked(*fields)) == [HOST, *fields[:2]]
 
 
-def test_forwarded_fields_are_ours() -> None:
-    """What a client says about who called is replaced by what the proxy saw."""
-    lies = [(name, b"203.0.113.9") for name in sorted(FORWARDED)]
-    assert accepted(HOST, *lies).fields == [HOST, *OURS]
-    assert accepted(HOST, client=None, scheme="https").fields == [
-        HOST,
-        (b"x-forwarded-proto", b"https"),
-        OURS[2],
+@pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"}))
+def test_fields_that_stay_on_the_upstreams_side(name: bytes) -> None:
+    """The connection to the upstream is its own affair, and so is what it names."""
+    fields = [(name, b"x-named"), (b"Connection", b"X-Named"), (b"X-Named", b"1"), (b"Via", b"2")]
+    assert answer_fields(answer(*fields)) == ([(b"Via", b"2")], [(b"via", b"2")])
+
+
+def test_lengths_of_answers() -> None:
+    """A 304 keeps the length of what it stands for; a 204 must not have one."""
+    length = (b"Content-Length", b"9")
+    assert answer_fields(answer(length, status=304))[0] == [length]
+    assert answer_fields(answer(length, (b"Connection", b"content-length")))[0] == [length]
+    assert answer_fields(answer(length, status=204)) == ([], [])
+
+
+def test_the_request_as_it_is_sent() -> None:
+    """The target byte for byte, then the fields, then what is added."""
+    head = asked((b"X-A", b"1"), line=b"GET //a/../%2F?%zz HTTP/1.0")
+    data = request_bytes(head, request_fields(head), [(b"X-B", b"2")], host=None)
+    assert data == (
+        b"GET //a/../%2F?%zz HTTP/1.1\r\nHost: api.example.com\r\nX-A: 1\r\nX-B: 2\r\n\r\n"
+    )
+
+
+def test_another_host() -> None:
+    """It takes the place of the client's, or comes first."""
+    head = asked((b"X-A", b"1"))
+    data = request_bytes(head, [(b"X-A", b"1"), HOST], [], host=b"other")
+    assert data == b"GET / HTTP/1.1\r\nX-A: 1\r\nHost: other\r\n\r\n"
+    assert request_bytes(head, [], [], host=b"other") == b"GET / HTTP/1.1\r\nHost: other\r\n\r\n"
+
+
+def test_a_chunked_body_is_announced() -> None:
+    """The client's own words about it were about its connection."""
+    head = asked((b"Transfer-Encoding", b"chunked"))
+    data = request_bytes(head, request_fields(head), [], host=None)
+    assert data.endswith(b"Host: api.example.com\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+
+def test_the_answer_as_it_is_sent() -> None:
+    """The reason as it came, the fields, and how it is framed."""
+    data = answer_bytes(299, b"Fine \xff", [(b"A", b"1")], b"Connection: close\r\n\r\n")
+    assert data == b"HTTP/1.1 299 Fine \xff\r\nA: 1\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "line", "expected"),
+    [
+        ([], b"GET / HTTP/1.1", True),
+        ([(b"Connection", b"Close")], b"GET / HTTP/1.1", False),
+        ([(b"Connection", b"x"), (b"Connection", b"y,close")], b"GET / HTTP/1.1", False),
+        ([], b"GET / HTTP/1.0", False),
+        ([(b"Connection", b"Keep-Alive")], b"GET / HTTP/1.0", True),
+        ([(b"Connection", b"keep-alive, close")], b"GET / HTTP/1.0", False),
+    ],
+)
+def test_whether_the_connection_goes_on(fields: Fields, line: bytes, expected: bool) -> None:  # noqa: FBT001
+    """RFC 9112, section 9.3."""
+    assert persists(asked(*fields, line=line)) is expected
+
+
+UPGRADE = [(b"Connection", b"keep-alive, Upgrade"), (b"Upgrade", b"WebSocket")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line", "expected"),
+    [
+        (UPGRADE, b"GET / HTTP/1.1", True),
+        (UPGRADE, b"GET / HTTP/1.0", False),
+        (UPGRADE, b"POST / HTTP/1.1", False),
+        ([*UPGRADE, (b"Content-Length", b"1")], b"GET / HTTP/1.1", False),
+        (UPGRADE[1:], b"GET / HTTP/1.1", False),
+        ([UPGRADE[0], (b"Upgrade", b"h2c")], b"GET / HTTP/1.1", False),
+    ],
+)
+def test_what_asks_for_a_websocket(fields: Fields, line: bytes, expected: bool) -> None:  # noqa: FBT001
+    """RFC 6455, section 4.1: a GET of HTTP/1.1 with both fields, and no body."""
+    assert asks_websocket(asked(*fields, line=line)) is expected
+
+
+def test_what_is_said_about_the_connection_to_the_upstream() -> None:
+    """An upgrade, the wish for trailers, or nothing."""
+    trailers = asked((b"TE", b"gzip, Trailers"))
+    assert wants_trailers(trailers)
+    assert connection_fields(trailers, upgrading=False) == [
+        (b"TE", b"trailers"),
+        (b"Connection", b"TE"),
+    ]
+    assert connection_fields(asked((b"TE", b"gzip")), upgrading=False) == []
+    assert connection_fields(trailers, upgrading=True) == [
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"websocket"),
     ]
 
 
-@pytest.mark.parametrize(
-    ("te", "kept"),
-    [(b"trailers", True), (b"gzip, Trailers", True), (b"gzip;q=0.5", False), (b"", False)],
-)
-def test_te_keeps_trailers_alone(te: bytes, kept: bool) -> None:  # noqa: FBT001
-    """TE is about this connection, except that the client can read trailers."""
-    fields = accepted(HOST, (b"te", te), (b"connection", b"te")).fields
-    assert ((b"te", b"trailers") in fields) is kept
-    assert ((b"connection", b"te") in fields) is kept
+def test_expectations() -> None:
+    """Only the one that RFC 9110 knows."""
+    assert expects_continue(asked((b"Expect", b"100-Continue")))
+    assert not expects_continue(asked((b"Expect", b"200-ok")))
+    assert not expects_continue(asked())
 
 
-@pytest.mark.parametrize(
-    ("fields", "body_bytes"),
-    [
-        ([], 0),
-        ([(b"content-length", b"0")], 0),
-        ([(b"content-length", b"12")], 12),
-        ([(b"transfer-encoding", b"Chunked ")], None),
-    ],
-)
-def test_request_framing(fields: Headers, body_bytes: int | None) -> None:
-    """A length is kept, chunks are announced in our own words, and no body stays no body."""
-    head = accepted(HOST, *fields)
-    assert head.body_bytes == body_bytes
-    assert ((b"transfer-encoding", b"chunked") in head.fields) is (body_bytes is None)
-    assert [f for f in head.fields if f[0] == b"content-length"] == [
-        f for f in fields if f[0] == b"content-length"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("fields", "status"),
-    [
-        ([(b"content-length", b"1"), (b"content-length", b"1")], 400),
-        ([(b"content-length", b"+1")], 400),
-        ([(b"content-length", b"1, 1")], 400),
-        ([(b"content-length", b"")], 400),
-        ([(b"content-length", b"1"), (b"transfer-encoding", b"chunked")], 400),
-        ([(b"transfer-encoding", b"gzip, chunked")], 501),
-        ([(b"transfer-encoding", b"chunked"), (b"transfer-encoding", b"chunked")], 501),
-    ],
-)
-def test_ambiguous_framing_is_refused(fields: Headers, status: int) -> None:
-    """Whatever two readers might end at different bytes is not forwarded."""
-    assert refused(HOST, *fields).status == status
-
-
-def test_host_must_be_one() -> None:
-    """HTTP/1.1 needs exactly one Host; HTTP/1.0 may have none and gets the upstream's."""
-    assert refused().code == "invalid_host"
-    assert refused(HOST, HOST).code == "invalid_host"
-    assert refused(HOST, HOST, http_version="1.0").code == "invalid_host"
-    fields = accepted((b"accept", b"*/*"), http_version="1.0").fields
-    assert fields == [(b"host", b"upstream:9000"), (b"accept", b"*/*"), *OURS[:2]]
-
-
-@pytest.mark.parametrize("target", [b"http://evil/z", b"*", b"", b"z"])
-def test_target_must_be_a_path(target: bytes) -> None:
-    """A target that the matcher could not have read as a path is refused."""
-    assert refused(HOST, raw_path=target).code == "invalid_target"
-
-
-@pytest.mark.parametrize(
-    "target", [b"/", b"//a/../b;c/%2F%zz", b"/a?x=%2f&y=a+b&&", b"/%E2%82%AC?" + b"?" * 3]
-)
-def test_target_is_sent_byte_for_byte(target: bytes) -> None:
-    """Neither path nor query is normalised."""
-    path, _, query = target.partition(b"?")
-    sent = request_bytes(scope(raw_path=path, query_string=query, method="GET"), [HOST])
-    assert sent == b"GET " + target + b" HTTP/1.1\r\nhost: api.example.com\r\n\r\n"
-
-
-@given(plain_fields, hop_fields)
-def test_response_keeps_everything_else(plain: Headers, hops: Headers) -> None:
-    """Several Set-Cookie, Date, Server and the rest pass as they are."""
-    answer = response_head(200, [*hops, *plain], to_head=False)
-    assert not isinstance(answer, str)
-    assert answer.fields == plain
-
-
-@pytest.mark.parametrize(
-    ("status", "to_head", "fields", "kept", "until_close"),
-    [
-        (200, False, [(b"content-length", b"5")], True, False),
-        (200, False, [(b"transfer-encoding", b"chunked")], False, False),
-        (200, False, [], False, True),
-        (200, True, [(b"content-length", b"5")], True, False),
-        (200, True, [], False, False),
-        (204, False, [(b"content-length", b"5")], False, False),
-        (304, False, [(b"content-length", b"5")], False, False),
-        (204, False, [], False, False),
-        (599, False, [], False, True),
-    ],
-)
-def test_response_framing(
-    status: int,
-    to_head: bool,  # noqa: FBT001
-    fields: Headers,
-    kept: bool,  # noqa: FBT001
-    until_close: bool,  # noqa: FBT001
-) -> None:
-    """Where the body of an answer ends, and whether its length is passed on."""
-    answer = response_head(status, fields, to_head=to_head)
-    assert not isinstance(answer, str)
-    assert answer.until_close is until_close
-    assert bool(answer.fields) is kept
-
-
-@pytest.mark.parametrize(
-    ("status", "fields"),
-    [
-        (101, []),
-        (600, []),
-        (999, [(b"content-length", b"0")]),
-        (200, [(b"transfer-encoding", b"gzip")]),
-        (200, [(b"transfer-encoding", b"gzip, chunked")]),
-        (200, [(b"transfer-encoding", b"chunked"), (b"content-length", b"1")]),
-    ],
-)
-def test_answers_that_cannot_be_passed_on(status: int, fields: Headers) -> None:
-    """A status no server can send, or a body whose end is unclear, is named."""
-    assert isinstance(response_head(status, fields, to_head=False), str)
+def test_words_and_values() -> None:
+    """Of all fields of a name, whatever its case."""
+    head = asked((b"X-Forwarded-For", b"a, B"), (b"x-forwarded-for", b"c"))
+    assert tokens(head, b"x-forwarded-for") == {b"a", b"b", b"c"}
+    assert tokens(head, b"x-none") == frozenset()
+    assert values(head, FORWARDED) == {b"x-forwarded-for": [b"a, B", b"c"]}
+    assert values(asked(), FORWARDED) == {}

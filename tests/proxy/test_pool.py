@@ -41,7 +41,13 @@ class Question:
         connection.start(self, b"GET / HTTP/1.1\r\n\r\n", to_head=False, uploading=False)
 
     def answered(
-        self, head: ResponseHead, length: int | None, body: bytes, *, complete: bool
+        self,
+        head: ResponseHead,
+        length: int | None,
+        body: bytes,
+        *,
+        complete: bool,
+        trailers: Fields,
     ) -> None:
         """The answer."""
         self.over.set_result(head.status)

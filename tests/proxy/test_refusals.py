@@ -1,23 +1,31 @@
 """The proxy's own answers."""
 
-import asyncio
 import json
 
-from usageflow._types import Message
-from usageflow.proxy.refusals import Refusal, refuse
+from usageflow.proxy.refusals import REASONS, Refusal, refusal_bytes, refusal_fields
 
 
-def test_a_refusal_is_a_json_problem() -> None:
-    """Status, code and message in one small JSON answer with its length."""
-    sent: list[Message] = []
+def test_an_answer_of_our_own() -> None:
+    """Status, code and message, as JSON of the length it says, and the end of the connection."""
+    head, _, body = refusal_bytes(Refusal(400, "odd", "It is odd.")).partition(b"\r\n\r\n")
+    assert json.loads(body) == {"error": {"code": "odd", "message": "It is odd."}}
+    assert head.split(b"\r\n") == [
+        b"HTTP/1.1 400 Bad Request",
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        b"connection: close",
+    ]
 
-    async def send(message: Message) -> None:
-        sent.append(message)
 
-    asyncio.run(refuse(send, Refusal(502, "upstream_unreachable", "It is down.")))
-    start, body = sent
-    assert start["status"] == 502
-    assert dict(start["headers"])[b"content-length"] == b"%d" % len(body["body"])
-    assert json.loads(body["body"]) == {
-        "error": {"code": "upstream_unreachable", "message": "It is down."}
+def test_what_may_succeed_later_says_when() -> None:
+    """A 503 asks for a pause, others do not."""
+    assert (b"retry-after", b"5") in refusal_fields(Refusal(503, "busy", "Later."))[0]
+    assert dict(refusal_fields(Refusal(502, "down", "Gone."))[0]).keys() == {
+        b"content-type",
+        b"content-length",
     }
+
+
+def test_every_status_has_its_phrase() -> None:
+    """None of those that are answered here is without one."""
+    assert all(REASONS.values())

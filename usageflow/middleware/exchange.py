@@ -163,6 +163,11 @@ class Exchange:
         )
         self._cut()
 
+    def break_off(self, reason: str) -> None:
+        """The rest of the response will not reach the client, for this reason."""
+        self.aborted = reason
+        self._cut()
+
     def _cut(self) -> None:
         body = self.response_body
         if self.status is not None and body.problem is None and body.unfinished is None:

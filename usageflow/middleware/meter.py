@@ -44,7 +44,7 @@ class Meter:
         app: bool = True,
     ) -> None:
         check_providers(metadata)
-        self._providers = metadata
+        self.providers = metadata
         self.discovery: Discovery | None = None
         if feed is None and settings.discovery == "on" and settings.server is not None:
             self.discovery = Discovery(settings.discovery_endpoints_max)
@@ -63,7 +63,9 @@ class Meter:
         await self.readiness.wait()
         await self.readiness.wait_for_keys()
 
-    def match(self, method: str, scope: Scope, *, trusted: bool = False) -> tuple[Match | None, str]:
+    def match(
+        self, method: str, scope: Scope, *, trusted: bool = False
+    ) -> tuple[Match | None, str]:
         """The policies of this request that no edge before this one records, and its path.
 
         `trusted`: the peer may be such an edge, and is believed if it signs. What is recorded by
@@ -95,12 +97,12 @@ class Meter:
     def exchange(self, match: Match, scope: Scope, path: str) -> Exchange:
         """Begin to watch an HTTP request."""
         return Exchange(
-            match, scope, path, self.limits, started_at_s=time.time(), providers=self._providers
+            match, scope, path, self.limits, started_at_s=time.time(), providers=self.providers
         )
 
     def conversation(self, match: Match, scope: Scope, path: str) -> Conversation:
         """Begin to watch a WebSocket."""
-        return Conversation(match, scope, path, started_at_s=time.time(), providers=self._providers)
+        return Conversation(match, scope, path, started_at_s=time.time(), providers=self.providers)
 
     def settle(
         self, match: Match, exchange: Exchange, started_s: float

@@ -55,11 +55,11 @@ class Observation:
 
         async def receive_observed() -> Message:
             message = await receive()
-            self._note(message)
+            self.note(message)
             return message
 
         async def send_observed(message: Message) -> None:
-            self._note(message)
+            self.note(message)
             await send(message)
 
         try:
@@ -68,7 +68,11 @@ class Observation:
             self.status = self.status or FAILED
             raise
         finally:
-            self._finish(self)
+            self.finish()
+
+    def finish(self) -> None:
+        """The request is over; once."""
+        self._finish(self)
 
     def look(self, status: int) -> Look:
         """What was seen, under the status it was answered with."""
@@ -81,7 +85,8 @@ class Observation:
             response_body=bytes(self._response_body.data) if status < OK_BELOW else b"",
         )
 
-    def _note(self, message: Message) -> None:
+    def note(self, message: Message) -> None:
+        """A message passes. Never raises."""
         with suppress(Exception):  # what is malformed is the server's to refuse, not ours
             kind = message["type"]
             if kind == "http.response.start":

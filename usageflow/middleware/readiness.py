@@ -45,9 +45,14 @@ class Readiness:
                 self._waited = True
                 log.error("no policies after %g s; requests pass unmetered", self._wait_s)
             await asyncio.sleep(FIRST_POLICIES_POLL_S)
-        if self._feed.loaded:
+        self.look()
+
+    def look(self) -> bool:
+        """Whether there are policies by now; does not wait."""
+        if self._feed.loaded and not self.reached:
             self.reached = True
             self.tell_missed()
+        return self.reached
 
     async def wait_for_keys(self) -> None:
         """At start-up only: wait until tokens can be verified, at most as long."""

@@ -97,11 +97,11 @@ class Match:
 class PolicySet:
     """Policies in force together; immutable, so that it is replaced as a whole.
 
-    `version` is a hash over all policies and their versions; `problems` has one line for each
-    policy that was left out because another one claims the same.
+    `size` is how many there are; `version` is a hash over all of them and their versions;
+    `problems` has one line for each policy that was left out because another one claims the same.
     """
 
-    __slots__ = ("_met", "_router", "_rules", "problems", "version")
+    __slots__ = ("_met", "_router", "_rules", "problems", "size", "version")
     EMPTY: ClassVar["PolicySet"]
 
     def __init__(
@@ -112,6 +112,7 @@ class PolicySet:
     ) -> None:
         """For policies without conflicting claims; `build` finds out."""
         self.problems = tuple(problems)
+        self.size = len(policies)
         self.version = _set_version(policies)
         self._met: dict[tuple[CompiledPolicy, ...], _Plan] = {}
         verifiers: Verifiers = {}

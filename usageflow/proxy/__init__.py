@@ -1,5 +1,1 @@
-"""The forwarder behind `usageflow proxy`; see the README of this room."""
-
-from usageflow.proxy.app import ReverseProxy
-
-__all__ = ["ReverseProxy"]
+"""The metered reverse proxy behind `usageflow proxy`; see the README of this room."""

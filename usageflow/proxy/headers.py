@@ -1,16 +1,14 @@
-"""Which header fields cross the proxy, and how each side's body is framed. Pure.
+"""Which header fields cross the proxy, and what it adds. Pure.
 
 Fields that belong to one connection (RFC 9110, section 7.6.1) stay on it; all others keep their
-order, their duplicates and every byte of their values. Framing is decided here and nowhere else:
-what a parser left ambiguous is refused, so that no two readers can disagree about where a message
-ends. This module sends nothing and knows nothing about metering.
+order, their duplicates and every byte of their names and values. How a body is framed was decided
+in `heads`. This module sends nothing and knows nothing about metering.
 """
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
-from usageflow._types import Headers, Scope
-from usageflow.proxy.refusals import Refusal
+from usageflow.policies.hops import HOP_HEADERS
+from usageflow.proxy.heads import Fields, RequestHead, ResponseHead
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -30,150 +28,129 @@ HOP_BY_HOP: Final = frozenset(
 FORWARDED: Final = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"}
 )
-"""Fields that say who called the proxy. A client's own copies prove nothing: they are replaced."""
+"""Fields that say who called the proxy; what they become is decided in `forwarded`."""
 
-_INSPECTED_IN_REQUEST: Final = HOP_BY_HOP | FORWARDED | {b"host", b"content-length"}
-_INSPECTED_IN_RESPONSE: Final = HOP_BY_HOP | {b"content-length"}
-_KEPT: Final = frozenset({b"host", b"content-length"})
-
-_BODILESS: Final = frozenset({204, 304})
-"""Answers that never have a body, whatever their fields say (RFC 9112, section 6.3)."""
-
-_Inspected = dict[bytes, list[bytes]]
+_STOPPED: Final = HOP_BY_HOP | FORWARDED | HOP_HEADERS
+_KEPT: Final = frozenset({b"host", b"expect", b"content-length"})
+"""Never a client's to remove by naming them in Connection."""
+_NO_CONTENT: Final = 204
 
 
-class RequestHead(NamedTuple):
-    """The fields to send. `body_bytes` is the length of the body; None means chunked."""
-
-    fields: Headers
-    body_bytes: int | None
-
-
-class ResponseHead(NamedTuple):
-    """The answer's status and fields. `until_close`: the end of the connection ends its body."""
-
-    status: int
-    fields: Headers
-    until_close: bool
+def request_fields(head: RequestHead) -> Fields:
+    """The fields of a request that are sent on as they are. The hot path."""
+    if _STOPPED.isdisjoint(head.named):
+        return head.fields
+    stopped = (_STOPPED | tokens(head, b"connection")) - _KEPT
+    return [
+        field
+        for field, (name, _) in zip(head.fields, head.lowered, strict=True)
+        if name not in stopped
+    ]
 
 
-def request_head(scope: Scope, authority: bytes) -> RequestHead | Refusal:
-    """What to send upstream for an ASGI http scope, or why it is refused.
+def request_bytes(head: RequestHead, fields: Fields, added: Fields, *, host: bytes | None) -> bytes:
+    """The head of the request to send. `host`: what replaces the client's Host, or None.
 
-    `authority` becomes the Host of an HTTP/1.0 request that has none; every other Host is kept.
+    The target is byte for byte as it came.
     """
-    kept, inspected = _sorted_out(scope["headers"], _INSPECTED_IN_REQUEST)
-    hosts = inspected.get(b"host", [])
-    refusal = _target_refusal(scope) or _host_refusal(scope, hosts) or _framing_refusal(inspected)
-    if refusal:
-        return refusal
-    if not hosts:
-        kept.insert(0, (b"host", authority))
-    if b"connection" in inspected:
-        kept = _without(kept, _tokens(inspected[b"connection"]))
-    if b"trailers" in _tokens(inspected.get(b"te", ())):
-        kept += ((b"te", b"trailers"), (b"connection", b"te"))
-    kept += _forwarded(scope, hosts)
-    if b"transfer-encoding" in inspected:
-        kept.append((b"transfer-encoding", b"chunked"))
-        return RequestHead(kept, None)
-    lengths = inspected.get(b"content-length")
-    return RequestHead(kept, int(lengths[0]) if lengths else 0)
+    if host is not None:
+        fields = with_host(fields, host)
+    lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
+    lines += [b"%b: %b" % field for field in fields]
+    lines += [b"%b: %b" % field for field in added]
+    lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if head.body_bytes is None else b"\r\n")
+    return b"\r\n".join(lines)
 
 
-def response_head(status: int, fields: Headers, *, to_head: bool) -> ResponseHead | str:
-    """The head to give to the client, or in words what is wrong with the upstream's.
+def with_host(fields: Fields, host: bytes) -> Fields:
+    """The fields with this Host in the place of the one there was, or first."""
+    if any(name.lower() == b"host" for name, _ in fields):
+        return [(n, host) if n.lower() == b"host" else (n, value) for n, value in fields]
+    return [(b"Host", host), *fields]
 
-    `to_head` says that the request was a HEAD. Content-Length is dropped from 204, which must not
-    have one, and from 304, where it is optional and ASGI servers insist on a body of that length.
+
+def connection_fields(head: RequestHead, *, upgrading: bool) -> Fields:
+    """The fields about the connection that are sent on: an upgrade, or the wish for trailers."""
+    if upgrading:
+        return [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    if wants_trailers(head):
+        return [(b"TE", b"trailers"), (b"Connection", b"TE")]
+    return []
+
+
+def wants_trailers(head: RequestHead) -> bool:
+    """Whether the client reads fields after the body (RFC 9110, section 10.1.4)."""
+    return b"te" in head.named and b"trailers" in tokens(head, b"te")
+
+
+def asks_websocket(head: RequestHead) -> bool:
+    """Whether this is the handshake of a WebSocket (RFC 6455, section 4.1)."""
+    return (
+        b"upgrade" in head.named
+        and head.minor == 1
+        and head.method == b"GET"
+        and head.body_bytes == 0
+        and b"websocket" in tokens(head, b"upgrade")
+        and b"upgrade" in tokens(head, b"connection")
+    )
+
+
+def persists(head: RequestHead) -> bool:
+    """Whether the client wants its connection kept (RFC 9112, section 9.3)."""
+    if b"connection" not in head.named:
+        return head.minor == 1
+    options = tokens(head, b"connection")
+    return b"close" not in options and (head.minor == 1 or b"keep-alive" in options)
+
+
+def expects_continue(head: RequestHead) -> bool:
+    """Whether the client waits for 100 before it sends its body (RFC 9110, section 10.1.1)."""
+    return b"expect" in head.named and b"100-continue" in tokens(head, b"expect")
+
+
+def answer_fields(head: ResponseHead) -> tuple[Fields, Fields]:
+    """The fields of an answer that cross, as they are and with lower-case names. The hot path.
+
+    A 204 loses its Content-Length, which it must not have (RFC 9110, section 8.6).
     """
-    if not 200 <= status <= 599:  # noqa: PLR2004 - the final statuses of RFC 9110, section 15
-        return f"status {status}"
-    kept, inspected = _sorted_out(fields, _INSPECTED_IN_RESPONSE)
-    if b"connection" in inspected:
-        kept = _without(kept, _tokens(inspected[b"connection"]))
-    if status in _BODILESS:
-        kept = [field for field in kept if field[0] != b"content-length"]
-    codings = inspected.get(b"transfer-encoding")
-    lengths = inspected.get(b"content-length")
-    if to_head or status in _BODILESS:
-        return ResponseHead(status, kept, until_close=False)
-    if codings and (lengths or not _is_chunked(codings)):
-        return "a transfer coding other than chunked, or a length beside it"
-    return ResponseHead(status, kept, until_close=not (codings or lengths))
+    if head.status != _NO_CONTENT and HOP_BY_HOP.isdisjoint(head.named):
+        return head.fields, head.lowered
+    stopped = HOP_BY_HOP | (tokens(head, b"connection") - _KEPT)
+    if head.status == _NO_CONTENT:
+        stopped |= {b"content-length"}
+    crossing = [
+        (field, lowered)
+        for field, lowered in zip(head.fields, head.lowered, strict=True)
+        if lowered[0] not in stopped
+    ]
+    return [field for field, _ in crossing], [lowered for _, lowered in crossing]
 
 
-def request_bytes(scope: Scope, fields: Headers) -> bytes:
-    """The head of an HTTP/1.1 request, with path and query byte for byte as they were received.
-
-    ASGI drops the question mark of an empty query, so `/a?` is sent as `/a`.
-    """
-    query = scope["query_string"]
-    parts = [scope["method"].encode("ascii"), b" ", scope["raw_path"]]
-    parts += (b"?", query, b" HTTP/1.1\r\n") if query else (b" HTTP/1.1\r\n",)
-    for name, value in fields:
-        parts += (name, b": ", value, b"\r\n")
-    parts.append(b"\r\n")
-    return b"".join(parts)
+def answer_bytes(status: int, reason: bytes, fields: Fields, ending: bytes) -> bytes:
+    """The head of an answer; `ending` has the lines that say how it is framed, and the last one."""
+    lines = [b"HTTP/1.1 %d %b" % (status, reason)]
+    lines += [b"%b: %b" % field for field in fields]
+    lines.append(ending)
+    return b"\r\n".join(lines)
 
 
-def _sorted_out(
-    fields: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]
-) -> tuple[Headers, _Inspected]:
-    """The fields that may pass, and the values of those that need a decision. The hot path."""
-    kept: Headers = []
-    inspected: _Inspected = {}
-    for field in fields:
-        name = field[0]
-        if name in names:
-            inspected.setdefault(name, []).append(field[1])
-            if name not in _KEPT:
-                continue
-        kept.append(field)
-    return kept, inspected
+def tokens(head: RequestHead | ResponseHead, name: bytes) -> frozenset[bytes]:
+    """The comma-separated words of all fields of this name, lower-case."""
+    if name not in head.named:
+        return frozenset()
+    return frozenset(
+        word.strip().lower()
+        for told, value in head.lowered
+        if told == name
+        for word in value.split(b",")
+    )
 
 
-def _target_refusal(scope: Scope) -> Refusal | None:
-    if scope["raw_path"].startswith(b"/"):
-        return None
-    return Refusal(400, "invalid_target", "The request target must be a path that starts with '/'.")
-
-
-def _host_refusal(scope: Scope, hosts: list[bytes]) -> Refusal | None:
-    if len(hosts) == 1 or (not hosts and scope["http_version"] == "1.0"):
-        return None
-    return Refusal(400, "invalid_host", "The request must have exactly one Host header.")
-
-
-def _framing_refusal(inspected: _Inspected) -> Refusal | None:
-    codings = inspected.get(b"transfer-encoding")
-    lengths = inspected.get(b"content-length")
-    if lengths and (codings or len(lengths) > 1 or not lengths[0].isdigit()):
-        return Refusal(400, "invalid_framing", "The length of the request's body is ambiguous.")
-    if codings and not _is_chunked(codings):
-        return Refusal(501, "unknown_coding", "The only transfer coding known here is chunked.")
-    return None
-
-
-def _forwarded(scope: Scope, hosts: list[bytes]) -> Headers:
-    fields = [(b"x-forwarded-proto", scope["scheme"].encode("ascii"))]
-    client = scope.get("client")
-    if client:
-        fields.append((b"x-forwarded-for", client[0].encode("ascii")))
-    if hosts:
-        fields.append((b"x-forwarded-host", hosts[0]))
-    return fields
-
-
-def _is_chunked(codings: list[bytes]) -> bool:
-    return len(codings) == 1 and codings[0].strip().lower() == b"chunked"
-
-
-def _tokens(values: Iterable[bytes]) -> set[bytes]:
-    return {token.strip().lower() for value in values for token in value.split(b",")}
-
-
-def _without(fields: Headers, names: set[bytes]) -> Headers:
-    """`fields` less the named ones; Host and the framing are never a client's to remove."""
-    names -= _KEPT
-    return [field for field in fields if field[0] not in names]
+def values(head: RequestHead, names: frozenset[bytes]) -> dict[bytes, list[bytes]]:
+    """The values of these fields in order, by name in lower case."""
+    found: dict[bytes, list[bytes]] = {}
+    if not names.isdisjoint(head.named):
+        for name, value in head.lowered:
+            if name in names:
+                found.setdefault(name, []).append(value)
+    return found

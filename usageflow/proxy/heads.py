@@ -12,6 +12,8 @@ from usageflow.proxy.refusals import Refusal
 Fields: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in order, names as they were sent, duplicates kept, values trimmed."""
 
+LONE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
+"""In what has come of a head: it can never become a good one."""
 UNTIL_CLOSE: Final = -1
 """The length of a body that ends with its connection (RFC 9112, section 6.3, rule 8)."""
 
@@ -58,7 +60,7 @@ _LENGTH_DIGITS_MAX: Final = 18
 TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"
 """A character of methods, names and other words (RFC 9110, section 5.6.2)."""
 
-_TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
+TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
 """Anything but control characters; bytes from 0x80 are opaque (RFC 9110, section 5.5)."""
 
 # Possessive repeats (`*+`) never look back: no input takes more than one pass.
@@ -66,9 +68,9 @@ _METHOD: Final = rb"%b{1,%d}" % (TOKEN, METHOD_BYTES_MAX)
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % _METHOD)
 _OTHER_TARGET: Final = re.compile(rb"%b [^ ]++ HTTP/1\.[01]\r" % _METHOD)
 _OTHER_VERSION: Final = re.compile(rb"%b [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _METHOD)
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % _TEXT)
-_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, _TEXT), re.MULTILINE)
-_PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, _TEXT), re.MULTILINE)
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: (%b*+))?\r\n" % TEXT)
+_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)(?<![ \t])\r\n" % (TOKEN, TEXT), re.MULTILINE)
+_PADDED_FIELD: Final = re.compile(rb"^(%b++):[ \t]*+(%b*+)\r\n" % (TOKEN, TEXT), re.MULTILINE)
 _HOST: Final = re.compile(rb"(?:[0-9A-Za-z._~!$&'()*+;=-]++|\[[0-9A-Fa-f:.]++\])(?::[0-9]{0,5})?")
 _ABSOLUTE: Final = re.compile(rb"(https?)://([^/?]++)(/[^?]*+)?(\?.*+)?", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}

@@ -3,7 +3,7 @@
 import json
 from typing import Final, NamedTuple
 
-from usageflow._types import Send
+from usageflow._types import Headers
 
 
 class Refusal(NamedTuple):
@@ -36,17 +36,24 @@ def refusal_body(refusal: Refusal) -> bytes:
     return json.dumps({"error": error}).encode()
 
 
-async def refuse(send: Send, refusal: Refusal) -> None:
-    """Answer with the refusal's status and body."""
+RETRY_AFTER_S: Final = 5
+"""What a client is asked to wait when a later try may succeed."""
+_UNAVAILABLE: Final = 503
+
+
+def refusal_fields(refusal: Refusal) -> tuple[Headers, bytes]:
+    """The fields and the body of the answer."""
     body = refusal_body(refusal)
-    await send(
-        {
-            "type": "http.response.start",
-            "status": refusal.status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(body)),
-            ],
-        }
-    )
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if refusal.status == _UNAVAILABLE:
+        fields.append((b"retry-after", b"%d" % RETRY_AFTER_S))
+    return fields, body
+
+
+def refusal_bytes(refusal: Refusal) -> bytes:
+    """The whole answer to what never became a request; the connection ends with it."""
+    fields, body = refusal_fields(refusal)
+    lines = [b"HTTP/1.1 %d %b" % (refusal.status, REASONS[refusal.status])]
+    lines += [b"%b: %b" % field for field in fields]
+    lines += [b"connection: close", b"", body]
+    return b"\r\n".join(lines)

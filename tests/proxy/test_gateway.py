@@ -1,4 +1,4 @@
-"""The proxy end to end: raw client, uvicorn, ReverseProxy, raw upstream, all over TCP."""
+"""The proxy end to end: raw client, gateway, raw upstream, all over TCP."""
 
 import asyncio
 import json
@@ -6,10 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-
-from usageflow._types import ASGIApp, Message, Receive, Scope, Send
-from usageflow.config import Settings
-from usageflow.proxy import ReverseProxy
 
 Start = Callable[..., Awaitable[int]]
 Dial = Callable[[int], Awaitable[Any]]
@@ -40,7 +36,7 @@ async def exchange(proxy_wire: Any, request: bytes, body_bytes: int) -> tuple[by
 
 
 async def test_request_arrives_as_it_was_sent(upstream: Start, proxy: Start, dial: Dial) -> None:
-    """Path, query, order, duplicates and values arrive byte for byte; names in lower case."""
+    """Path, query, order, duplicates, names and values arrive byte for byte."""
     heads: list[bytes] = []
     wire = await dial(await proxy(await upstream(answering(OK, heads))))
     await wire.send(
@@ -49,13 +45,14 @@ async def test_request_arrives_as_it_was_sent(upstream: Start, proxy: Start, dia
         b"X-Forwarded-For: 203.0.113.9\r\nConnection: keep-alive, X-Secret\r\n"
         b"X-Secret: 1\r\nTE: trailers, deflate\r\nX-A: 2\r\n\r\n"
     )
-    assert await wire.head() == b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
+    assert await wire.head() == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
     [head] = heads
     assert head == (
-        b"GET //a/../b;c/%2F%zz?q=%20&q=+ HTTP/1.1\r\nhost: API.Example.com:80\r\n"
-        b"x-b: two  words\r\nx-a: 1\r\nx-b: \xff\r\ncookie: a=1; b=2\r\nx-a: 2\r\n"
-        b"te: trailers\r\nconnection: te\r\nx-forwarded-proto: http\r\n"
-        b"x-forwarded-for: 127.0.0.1\r\nx-forwarded-host: API.Example.com:80\r\n\r\n"
+        b"GET //a/../b;c/%2F%zz?q=%20&q=+ HTTP/1.1\r\nHost: API.Example.com:80\r\n"
+        b"X-B: two  words\r\nX-A: 1\r\nx-b: \xff\r\nCookie: a=1; b=2\r\nX-A: 2\r\n"
+        b"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n"
+        b"X-Forwarded-Host: API.Example.com:80\r\n"
+        b"TE: trailers\r\nConnection: TE\r\n\r\n"
     )
 
 
@@ -69,8 +66,8 @@ async def test_answer_arrives_as_it_was_sent(upstream: Start, proxy: Start, dial
     wire = await dial(await proxy(await upstream(answering(answer))))
     head, body = await exchange(wire, GET, 3)
     assert head == (
-        b"HTTP/1.1 201 Created\r\ndate: yesterday\r\nserver: theirs\r\nset-cookie: a=1\r\n"
-        b"content-encoding: gzip\r\nset-cookie: b=2\r\ncontent-length: 3\r\n\r\n"
+        b"HTTP/1.1 201 Made\r\nDate: yesterday\r\nServer: theirs\r\nSet-Cookie: a=1\r\n"
+        b"Content-Encoding: gzip\r\nSet-Cookie: b=2\r\nContent-Length: 3\r\n\r\n"
     )
     assert body == b"\x1f\x8b\x00"
 
@@ -78,10 +75,14 @@ async def test_answer_arrives_as_it_was_sent(upstream: Start, proxy: Start, dial
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (b"HEAD 200 OK\r\nContent-Length: 9", b"200 OK\r\ncontent-length: 9\r\n\r\n"),
+        (b"HEAD 200 OK\r\nContent-Length: 9", b"200 OK\r\nContent-Length: 9\r\n\r\n"),
         (b"HEAD 200 OK\r\nTransfer-Encoding: chunked", b"200 OK\r\n\r\n"),
-        (b"GET 304 Not Modified\r\nContent-Length: 9", b"304 Not Modified\r\n\r\n"),
-        (b"GET 204 No Content\r\nX: 1", b"204 No Content\r\nx: 1\r\n\r\n"),
+        (
+            b"GET 304 Not Modified\r\nContent-Length: 9",
+            b"304 Not Modified\r\nContent-Length: 9\r\n\r\n",
+        ),
+        (b"GET 204 No Content\r\nX: 1", b"204 No Content\r\nX: 1\r\n\r\n"),
+        (b"GET 204 No Content\r\nContent-Length: 0", b"204 No Content\r\n\r\n"),
     ],
 )
 async def test_answers_without_body(
@@ -112,10 +113,10 @@ async def test_bodies_cross_both_ways(upstream: Start, proxy: Start, dial: Dial)
     async def echo(wire: Any) -> None:
         while True:
             head = await wire.head()
-            if b"transfer-encoding: chunked" in head:
+            if b"Transfer-Encoding: chunked" in head:
                 body = await wire.chunks()
             else:
-                body = await wire.exactly(int(head.split(b"content-length: ")[1].split(b"\r")[0]))
+                body = await wire.exactly(int(head.split(b"Content-Length: ")[1].split(b"\r")[0]))
             await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             for start in range(0, len(body), 50_000):
                 part = body[start : start + 50_000]
@@ -128,7 +129,7 @@ async def test_bodies_cross_both_ways(upstream: Start, proxy: Start, dial: Dial)
         await wire.send(
             b"POST /l HTTP/1.1\r\nHost: api\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
         )
-        assert b"transfer-encoding: chunked" in await wire.head()
+        assert b"Transfer-Encoding: chunked" in await wire.head()
         assert await wire.chunks() == body
         await wire.send(b"POST /c HTTP/1.1\r\nHost: api\r\nTransfer-Encoding: chunked\r\n\r\n")
         if size:
@@ -216,15 +217,67 @@ async def test_early_refusal_of_an_upload(
     assert len(connections) == 2
 
 
-async def test_interim_answers_are_skipped(upstream: Start, proxy: Start, dial: Dial) -> None:
-    """100 and 103 before the real answer do not confuse it."""
-    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
-    wire = await dial(await proxy(await upstream(answering(interim + OK))))
+async def test_interim_answers_are_passed_on(upstream: Start, proxy: Start, dial: Dial) -> None:
+    """103 reaches the client before the real answer; a 100 that nobody waits for does not."""
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+    script = answering(b"HTTP/1.1 100 Continue\r\n\r\n" + hints + OK)
+    wire = await dial(await proxy(await upstream(script)))
     for _ in range(2):
-        assert await exchange(wire, GET, 2) == (
-            b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n",
-            b"ok",
+        await wire.send(GET)
+        assert await wire.head() == hints
+        assert await wire.head() == OK[:-2]
+        await wire.exactly(2)
+
+
+async def test_a_client_that_waits_for_100(upstream: Start, proxy: Start, dial: Dial) -> None:
+    """The upstream says when the body may come; both connections serve the next request."""
+
+    async def careful(wire: Any) -> None:
+        while True:
+            assert b"Expect: 100-continue" in await wire.head()
+            await wire.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await wire.exactly(2)
+            await wire.send(OK)
+
+    wire = await dial(await proxy(await upstream(careful)))
+    for _ in range(2):
+        await wire.send(
+            b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         )
+        assert await wire.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert await exchange(wire, b"hi", 2) == (OK[:-2], b"ok")
+
+
+async def test_a_client_that_waits_for_100_and_is_refused(
+    upstream: Start, proxy: Start, dial: Dial
+) -> None:
+    """It may send the body or the next request: the connection ends, so that nobody can guess."""
+    refused = answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+    wire = await dial(await proxy(await upstream(refused)))
+    await wire.send(
+        b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    )
+    assert b"401 Unauthorized\r\nContent-Length: 0\r\nConnection: close" in await wire.head()
+    assert await wire.rest() == b""
+
+
+async def test_trailers_are_passed_on(upstream: Start, proxy: Start, dial: Dial) -> None:
+    """Fields after the body reach the client; those about framing or trust do not."""
+    answer = (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"2\r\nok\r\n0\r\nDigest: abc\r\nContent-Length: 5\r\n\r\n"
+    )
+
+    async def late(wire: Any) -> None:
+        await wire.head()
+        await wire.send(answer[:-30])
+        await asyncio.sleep(0.05)
+        await wire.send(answer[-30:])
+
+    wire = await dial(await proxy(await upstream(late)))
+    await wire.send(GET.replace(b"\r\n\r\n", b"\r\nTE: trailers\r\n\r\n"))
+    await wire.head()
+    assert await wire.exactly(25) == b"2\r\nok\r\n0\r\nDigest: abc\r\n\r\n"[:25]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +293,10 @@ async def test_interim_answers_are_skipped(upstream: Start, proxy: Start, dial: 
         (b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", "upstream"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "upstream"),
         (b"220 smtp.example.com ESMTP\r\n", "upstream"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nnot a chunk\r\n",
+            "upstream",
+        ),
     ],
 )
 async def test_bad_answers_become_502(
@@ -308,7 +365,6 @@ async def test_a_slow_upload_is_not_silence(upstream: Start, proxy: Start, dial:
     [
         b"Content-Length: 10\r\n\r\nshort",
         b"Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\nnot a chunk\r\n",
     ],
 )
 async def test_a_cut_answer_breaks_the_clients_connection(
@@ -386,60 +442,46 @@ async def test_a_client_that_leaves_ends_the_upstreams_work(
 
 
 async def test_refusals_never_reach_the_upstream(upstream: Start, proxy: Start, dial: Dial) -> None:
-    """A request without Host is answered by the proxy, and the connection goes on."""
+    """A request without Host is answered by the proxy, and the connection ends."""
     heads: list[bytes] = []
     wire = await dial(await proxy(await upstream(answering(OK, heads))))
-    await wire.send(b"GET / HTTP/1.1\r\n\r\n")
-    head = await wire.head()
-    assert b"400 Bad Request" in head
-    assert b"Host" in await wire.exactly(int(head.split(b"content-length: ")[1]))
-    await exchange(wire, GET, 2)
-    assert len(heads) == 1
+    await wire.send(b"GET / HTTP/1.1\r\n\r\n" + GET)
+    assert b"400 Bad Request" in await wire.head()
+    assert b"invalid_host" in await wire.rest()
+    assert heads == []
 
 
-async def test_a_held_last_message_holds_nothing_else(
+async def test_pipelined_requests_are_answered_in_order(
     upstream: Start, proxy: Start, dial: Dial
 ) -> None:
-    """A middleware may keep the last message: the upstream's connection is free meanwhile."""
-    release = asyncio.Event()
+    """One after the other, bodies and all."""
 
-    def holding(app: ASGIApp) -> ASGIApp:
-        async def held(scope: Scope, receive: Receive, send: Send) -> None:
-            async def hold(message: Message) -> None:
-                if scope["path"] == "/held" and not message.get("more_body", True):
-                    await release.wait()
-                await send(message)
+    async def telling(wire: Any) -> None:
+        while True:
+            head = await wire.head()
+            body = await wire.exactly(2) if b"Length" in head else b"--"
+            await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body)
 
-            await app(scope, receive, hold)
-
-        return held
-
-    port = await proxy(await upstream(answering(OK)), holding, upstream_connections_max=1)
-    first, second = await dial(port), await dial(port)
-    await first.send(GET.replace(b"/ ", b"/held "))
-    await first.head()
-    await exchange(second, GET, 2)
-    release.set()
-    assert await first.exactly(2) == b"ok"
+    wire = await dial(await proxy(await upstream(telling)))
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n"
+    await wire.send(post + b"p1" + GET + post + b"p2" + GET + GET[:10])
+    for body in (b"p1", b"--", b"p2", b"--"):
+        await wire.head()
+        assert await wire.exactly(2) == body
+    assert await exchange(wire, GET[10:], 2) == (OK[:-2], b"--")
 
 
-async def test_lifespan_and_websocket(upstream: Start) -> None:
-    """Startup and shutdown are acknowledged; a WebSocket is refused before its handshake."""
-    app = ReverseProxy(f"http://127.0.0.1:{await upstream(answering(OK))}", settings=Settings())
-    sent: list[Message] = []
-    incoming: list[Message] = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-
-    async def receive() -> Message:
-        return incoming.pop(0)
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    await app({"type": "lifespan"}, receive, send)
-    incoming.append({"type": "websocket.connect"})
-    await app({"type": "websocket"}, receive, send)
-    assert sent == [
-        {"type": "lifespan.startup.complete"},
-        {"type": "lifespan.shutdown.complete"},
-        {"type": "websocket.close", "code": 1008},
-    ]
+async def test_http_1_0(upstream: Start, proxy: Start, dial: Dial) -> None:
+    """An old client gets no chunks and a connection that ends; one that asks may go on."""
+    chunked = answering(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
+    )
+    port = await proxy(await upstream(chunked))
+    wire = await dial(port)
+    await wire.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    assert await wire.rest() == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok"
+    wire = await dial(await proxy(await upstream(answering(OK))))
+    for _ in range(2):
+        await wire.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        assert b"Connection: keep-alive" in await wire.head()
+        await wire.exactly(2)

@@ -1,0 +1,441 @@
+"""One connection of a client: the server's side of HTTP/1.1, one request at a time.
+
+Reads heads strictly, carries bodies, keeps the limits of size and time, and closes in ways that
+lose no answer. What becomes of a request is its Transit's business.
+"""
+
+import asyncio
+import math
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, cast
+
+from usageflow.proxy.chunked import ChunkedReader
+from usageflow.proxy.heads import LONE_LINE_FEED, RequestHead, parse_request
+from usageflow.proxy.refusals import Refusal, refusal_bytes
+from usageflow.proxy.transit import Transit
+from usageflow.proxy.tunnel import Tunnel
+from usageflow.proxy.upstream_connection import CHUNK_LINE_BYTES_MAX
+
+if TYPE_CHECKING:
+    from usageflow.proxy.gateway import Gateway
+
+_HEAD_END: Final = b"\r\n\r\n"
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for no time: closing resets, so that the client sees no orderly end."""
+_NEVER: Final = math.inf
+
+_TOO_LONG: Final = Refusal(414, "request_line_too_long", "The request line is too long.")
+_TOO_LARGE: Final = Refusal(431, "header_too_large", "The header fields are too large.")
+_LINE_FEED: Final = Refusal(400, "bare_line_feed", "A line must end with CR and LF.")
+_SLOW_HEAD: Final = Refusal(408, "header_timeout", "The head of the request took too long.")
+_SLOW_BODY: Final = Refusal(408, "body_timeout", "The body of the request stopped coming.")
+_SLOW: Final = Refusal(504, "request_timeout", "The request and its answer took too long.")
+_BODY_TOO_LARGE: Final = Refusal(413, "body_too_large", "The body of the request is too large.")
+
+
+class ClientConnection(asyncio.Protocol):
+    """The protocol that a listening socket makes for each connection."""
+
+    __slots__ = (
+        "_body_bytes",
+        "_buffer",
+        "_carried",
+        "_chunks",
+        "_closing",
+        "_deadline_s",
+        "_full",
+        "_gateway",
+        "_left",
+        "_paused",
+        "_reading_body",
+        "_request_deadline_s",
+        "_transit",
+        "_transport",
+        "_tunnel",
+        "_unsent_bytes",
+        "_write_deadline_s",
+        "keep",
+        "peer",
+        "secure",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self._buffer = b""
+        self._transit: Transit | None = None
+        self._tunnel: Tunnel | None = None
+        self._carried: Transit | None = None
+        self._chunks: ChunkedReader | None = None
+        self._left = self._body_bytes = self._unsent_bytes = 0
+        self._reading_body = self._paused = self._full = self._closing = False
+        self._deadline_s = self._request_deadline_s = self._write_deadline_s = _NEVER
+        self.keep = True
+        self.peer = ""
+        self.secure = False
+
+    # asyncio calls these
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Be admitted, or be told why not."""
+        self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        self.peer = name[0] if isinstance(name, tuple) else "unix"
+        self.secure = transport.get_extra_info("sslcontext") is not None
+        refusal = self._gateway.admit(self)
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
+        self._deadline_s = self._gateway.now() + self._gateway.settings.client_header_timeout_s
+
+    def data_received(self, data: bytes) -> None:
+        """Read the next part of whatever is due."""
+        if self._tunnel is not None and self._carried is not None:
+            self._carried.bytes_in += len(data)
+            self._tunnel.from_client(data)
+        elif self._reading_body:
+            self._read_body(data)
+        elif self._closing:
+            return
+        elif self._transit is not None:
+            self._buffer += data
+            if len(self._buffer) > self._gateway.settings.request_header_bytes_max:
+                self.pause()
+        else:
+            self._read_head(self._buffer + data if self._buffer else data)
+
+    def eof_received(self) -> None:
+        """A client that sends no more has left: nothing tells it from one that only stopped
+        sending, and its answer is work that nobody may be waiting for.
+        """
+        if self._transit is not None:
+            transit, self._transit = self._transit, None
+            transit.client_left()
+        elif self._tunnel is not None:
+            self._tunnel.client_ended()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The connection is gone."""
+        self.eof_received()
+        if self._carried is not None:
+            self._gateway.tunnel_ended(self._carried, self.peer)
+        self._gateway.forget(self)
+
+    def pause_writing(self) -> None:
+        """The client reads more slowly than the upstream answers."""
+        self._full = True
+        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._write_deadline_s = self._gateway.now() + self._gateway.settings.client_write_timeout_s
+        if self._transit is not None:
+            self._transit.client_full()
+        elif self._tunnel is not None:
+            self._tunnel.client_full()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self._full = False
+        self._write_deadline_s = _NEVER
+        if self._transit is not None:
+            self._transit.client_ready()
+        elif self._tunnel is not None:
+            self._tunnel.client_ready()
+
+    # The gateway calls these
+
+    @property
+    def busy(self) -> bool:
+        """A request is on its way."""
+        return self._transit is not None
+
+    def check(self, now: float) -> None:
+        """See whether a time has run out."""
+        if now >= self._deadline_s:
+            self._expire()
+        elif now >= self._request_deadline_s:
+            self._request_deadline_s = _NEVER
+            if self._transit is not None:
+                self._transit.refuse(_SLOW)
+        elif now >= self._write_deadline_s:
+            self._look_at_reader(now)
+
+    def retire(self, deadline_s: float) -> None:
+        """The proxy stops: the connection ends after the request it has, or the next one."""
+        idle = self._transit is None and self._tunnel is None
+        if idle and not self._closing and not self._buffer:
+            self._deadline_s = min(self._deadline_s, deadline_s)
+
+    def end(self) -> None:
+        """The proxy has stopped."""
+        if self._tunnel is not None:
+            self._tunnel.drain()
+        else:
+            self.eof_received()
+            self._transport.abort()
+
+    # The transit calls these
+
+    def write(self, data: bytes) -> None:
+        """See transit.Client."""
+        if data and not self._transport.is_closing():
+            if self._tunnel is not None and self._carried is not None:
+                self._carried.bytes_out += len(data)
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        """See transit.Client."""
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._deadline_s = _NEVER
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """See transit.Client."""
+        if self._paused:
+            self._paused = False
+            if self._reading_body:
+                self._deadline_s = self._gateway.now() + self._body_timeout_s
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def carry(self, tunnel: Tunnel, transit: Transit) -> None:
+        """See transit.Client."""
+        self._tunnel, self._carried = tunnel, transit
+        self._transit = None
+        self._request_deadline_s = _NEVER
+        self._gateway.tunnel_began()
+        if self._full:
+            tunnel.client_full()
+        data, self._buffer = self._buffer, b""
+        if data:
+            self.data_received(data)
+
+    def end_pipe(self) -> None:
+        """See tunnel.Side."""
+        self._transport.close()
+
+    def done(self, *, keep: bool) -> None:
+        """See transit.Client."""
+        transit, self._transit = self._transit, None
+        self.keep = keep
+        self._request_deadline_s = _NEVER
+        if self._reading_body:
+            self._linger(close=transit is not None and transit.undecided)
+        else:
+            self._go_on()
+
+    def cut(self, *, reset: bool) -> None:
+        """See transit.Client."""
+        self._transit = None
+        self._closing = True
+        if not reset:
+            self._transport.close()
+            return
+        raw = self._transport.get_extra_info("socket")
+        if raw is not None and raw.family != socket.AF_UNIX:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._transport.abort()
+
+    # Reading
+
+    def _read_head(self, data: bytes) -> None:
+        if data[:2] == b"\r\n":  # RFC 9112, section 2.2: an empty line before a request is nothing
+            data = data[2:]
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if end < len(_HEAD_END):
+            self._await_head(data)
+            return
+        settings = self._gateway.settings
+        if end > settings.request_header_bytes_max:
+            self._turn_away(_TOO_LARGE)
+            return
+        head = parse_request(
+            data[:end],
+            line_bytes_max=settings.request_line_bytes_max,
+            fields_max=settings.request_headers_max,
+        )
+        if isinstance(head, Refusal):
+            self._turn_away(head)
+        else:
+            self._begin(head, data[end:])
+
+    def _await_head(self, data: bytes) -> None:
+        """Keep an incomplete head, unless it can never become a good one."""
+        settings = self._gateway.settings
+        if not self._buffer and data:
+            self._deadline_s = self._gateway.now() + settings.client_header_timeout_s
+        self._buffer = data
+        if LONE_LINE_FEED.search(data):
+            self._turn_away(_LINE_FEED)
+        elif len(data) > settings.request_line_bytes_max and b"\r\n" not in data:
+            self._turn_away(_TOO_LONG)
+        elif len(data) > settings.request_header_bytes_max:
+            self._turn_away(_TOO_LARGE)
+
+    def _begin(self, head: RequestHead, rest: bytes) -> None:
+        gateway = self._gateway
+        length = head.body_bytes
+        self._body_bytes = 0
+        self._deadline_s = _NEVER
+        if gateway.settings.request_timeout_s is not None:
+            self._request_deadline_s = gateway.now() + gateway.settings.request_timeout_s
+        bytes_max = gateway.settings.request_body_bytes_max
+        if length is not None and bytes_max is not None and length > bytes_max:
+            self._turn_away(_BODY_TOO_LARGE)
+            return
+        transit = self._transit = gateway.transit(self, head)
+        if length == 0:
+            self._buffer = rest
+            transit.begin(b"", more=False)
+            return
+        self._buffer = b""
+        self._reading_body = True
+        self._deadline_s = gateway.now() + self._body_timeout_s
+        self._left = length or 0
+        self._chunks = None if length is not None else self._chunked_reader()
+        part = self._take(rest)
+        if not self._closing:
+            transit.begin(part, more=self._reading_body)
+
+    def _read_body(self, data: bytes) -> None:
+        transit = self._transit
+        if transit is not None:
+            self._deadline_s = self._gateway.now() + self._body_timeout_s
+        part = self._take(data)
+        if self._closing:
+            return
+        if transit is None:
+            if not self._reading_body:
+                self._go_on()  # the rest of an upload that was answered early has come after all
+        elif part or not self._reading_body:
+            transit.upload(part, more=self._reading_body)
+
+    def _take(self, data: bytes) -> bytes:
+        """What of `data` is body; the rest is kept, and the end of the body noted."""
+        if self._chunks is None:
+            left = self._left
+            if len(data) < left:
+                self._left = left - len(data)
+                return data
+            self._end_body(data[left:])
+            return data if len(data) == left else data[:left]
+        return self._take_chunks(self._chunks, data)
+
+    def _take_chunks(self, reader: ChunkedReader, data: bytes) -> bytes:
+        part = reader.feed(data)
+        self._body_bytes += len(part)
+        bytes_max = self._gateway.settings.request_body_bytes_max
+        if reader.problem is not None:
+            self._spoil(Refusal(400, "invalid_chunk", reader.problem))
+        elif bytes_max is not None and self._body_bytes > bytes_max:
+            self._spoil(_BODY_TOO_LARGE)
+        elif reader.complete:
+            self._end_body(reader.rest)
+        return part
+
+    def _end_body(self, rest: bytes) -> None:
+        self._reading_body = False
+        self._chunks = None
+        self._deadline_s = _NEVER
+        self._buffer = rest
+
+    def _spoil(self, refusal: Refusal) -> None:
+        """The body cannot be carried on; nothing after it can be understood."""
+        self._reading_body = False
+        self._closing = True
+        transit = self._transit
+        if transit is None:
+            self._shut()
+        else:
+            self.keep = False
+            transit.refuse(refusal)
+
+    def _chunked_reader(self) -> ChunkedReader:
+        settings = self._gateway.settings
+        return ChunkedReader(
+            line_bytes_max=CHUNK_LINE_BYTES_MAX,
+            trailers_bytes_max=settings.request_header_bytes_max,
+        )
+
+    @property
+    def _body_timeout_s(self) -> float:
+        return self._gateway.settings.client_body_timeout_s
+
+    # Ending
+
+    def _go_on(self) -> None:
+        """The request is over on both sides."""
+        if not self.keep or self._closing:
+            self._shut()
+            return
+        gateway = self._gateway
+        self._deadline_s = gateway.idle_until()
+        self.resume()
+        if self._buffer:
+            # Not called at once: answers that need no upstream would recurse.
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._transit is None and not self._closing and not self._transport.is_closing():
+            data, self._buffer = self._buffer, b""
+            self._read_head(data)
+
+    def _linger(self, *, close: bool) -> None:
+        """The answer is complete, the upload is not: read the rest away, for a while.
+
+        Closing at once would reset the connection, and the client might lose the answer.
+        """
+        if close or not self.keep:
+            self._shut()
+            return
+        self.resume()
+        self._deadline_s = self._gateway.now() + self._gateway.settings.client_linger_s
+
+    def _turn_away(self, refusal: Refusal) -> None:
+        """Answer what never became a request, and close."""
+        self._gateway.turned_away(self.peer, refusal)
+        self.write(refusal_bytes(refusal))
+        self._shut()
+
+    def _shut(self) -> None:
+        """Close so that the client can read what was written: stop sending, then wait for its end.
+
+        TLS cannot be half closed; what was written is sent before it is closed.
+        """
+        self._closing = True
+        self._reading_body = False
+        self._buffer = b""
+        if self._transport.is_closing():
+            return
+        if not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self.resume()
+        self._deadline_s = self._gateway.now() + self._gateway.settings.client_linger_s
+
+    def _expire(self) -> None:
+        self._deadline_s = _NEVER
+        transit = self._transit
+        if transit is not None:
+            self._reading_body = False
+            self._closing = True
+            transit.refuse(_SLOW_BODY)
+        elif self._buffer and not self._closing and not self._reading_body:
+            self._turn_away(_SLOW_HEAD)
+        else:
+            self._transport.abort()
+
+    def _look_at_reader(self, now: float) -> None:
+        """A client that takes a little of its answer now and then is slow, not gone."""
+        unsent_bytes = self._transport.get_write_buffer_size()
+        if unsent_bytes < self._unsent_bytes:
+            self._unsent_bytes = unsent_bytes
+            self._write_deadline_s = now + self._gateway.settings.client_write_timeout_s
+            return
+        self._write_deadline_s = _NEVER
+        transit, self._transit = self._transit, None
+        if transit is not None:
+            transit.client_left()
+        self._transport.abort()

@@ -1,0 +1,309 @@
+"""The running proxy of one process: what its connections share, and its beginning and end.
+
+Makes the protocol for each client's connection, and for each request what is to happen to it. It
+binds no socket and catches no signal: see `serve`.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any, Final
+from urllib.parse import unquote
+
+from usageflow._types import Scope
+from usageflow.config import Settings
+from usageflow.errors import ConfigurationError
+from usageflow.middleware.conversation import METHOD as WEBSOCKET
+from usageflow.middleware.meter import Meter
+from usageflow.policies.hops import HOP_HEADER
+from usageflow.proxy.access_log import AccessLog
+from usageflow.proxy.client_connection import ClientConnection
+from usageflow.proxy.figures import Figures
+from usageflow.proxy.forwarded import TrustedPeers, client_address, forwarded_fields
+from usageflow.proxy.headers import FORWARDED, asks_websocket, connection_fields, values
+from usageflow.proxy.heads import RequestHead
+from usageflow.proxy.refusals import Refusal
+from usageflow.proxy.targets import Target
+from usageflow.proxy.transit import Transit
+from usageflow.proxy.upstreams import Upstreams
+from usageflow.proxy.watch import ExchangeWatch, HandshakeWatch, ObservationWatch, Watch
+
+TICK_S: Final = 0.25
+"""How often times are looked at. One timer for all: one for each request would cost more than the
+rest of a small request."""
+DRAIN_IDLE_S: Final = 1.0
+"""How long a resting connection stays open when the proxy stops: a request that is on its way to us
+at that moment is still answered, and told that the connection ends."""
+
+_CLOSED: Final = Refusal(
+    503,
+    "metering_unavailable",
+    "This request cannot be metered now and is not served. Try again later.",
+)
+_NO_WEBSOCKETS: Final = Refusal(501, "websockets_off", "WebSockets are switched off here.")
+_TOO_MANY: Final = Refusal(503, "too_many_connections", "Too many connections are open.")
+_CALLER: Final = b"x-forwarded-for"
+_CALLERS: Final = frozenset({_CALLER})
+
+
+class Gateway:
+    """One proxy. `start` it, serve `connection` on a socket, `drain` and `aclose` it.
+
+    `figures` and `meter` are made from the settings unless they are given. Raises
+    ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
+    """
+
+    now = staticmethod(time.monotonic)
+
+    def __init__(
+        self, settings: Settings, *, figures: Figures | None = None, meter: Meter | None = None
+    ) -> None:
+        if settings.upstream is None:
+            raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
+        self.settings = settings
+        self.figures = figures or Figures()
+        self.upstreams = Upstreams(settings)
+        self.meter = meter or Meter(settings, app=False)
+        self.draining = False
+        self.times_metering = settings.server_timing == "on"
+        self._trusted = TrustedPeers.parse(settings.trusted_proxies)
+        self._log = AccessLog.open(settings.access_log)
+        self._connections: set[ClientConnection] = set()
+        self._peers: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._host = _host_setting(settings)
+        self._timer: asyncio.TimerHandle | None = None
+
+    # Beginning and end
+
+    async def start(self) -> None:
+        """Wait for the first policies, at most `policy_wait_s`; begin to look after upstreams."""
+        self._loop = asyncio.get_running_loop()
+        self.upstreams.start()
+        await self.meter.start()
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def connection(self) -> ClientConnection:
+        """A protocol for the next connection."""
+        return ClientConnection(self)
+
+    def drain(self) -> None:
+        """Begin to stop: requests that are there are served, and their connections then end."""
+        self.draining = True
+        deadline_s = self.now() + DRAIN_IDLE_S
+        for connection in self._connections:
+            connection.retire(deadline_s)
+
+    @property
+    def policies(self) -> int:
+        """How many policies are in force."""
+        return self.meter.feed.current.size
+
+    @property
+    def drained(self) -> bool:
+        """No connection is left."""
+        return not self._connections
+
+    async def aclose(self) -> None:
+        """Cut what is left, write and ship what was metered, and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in tuple(self._connections):
+            connection.end()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.upstreams.aclose()
+        await self.meter.aclose()
+        if self._log is not None:
+            self._log.close()
+
+    def reload(self) -> None:
+        """Look for new policies now, and begin a new access log if the old one was moved away."""
+        if self._log is not None:
+            self._log.reopen()
+        self.figures.reloads += 1
+        self.meter.feed.refresh()
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+        self.upstreams.sweep(self._loop.time())
+        now = self.now()
+        for connection in tuple(self._connections):
+            connection.check(now)
+        if self._log is not None:
+            self._log.flush()
+
+    # What connections ask
+
+    def admit(self, connection: ClientConnection) -> Refusal | None:
+        """Count a new connection, or refuse it."""
+        peer = connection.peer
+        self._connections.add(connection)
+        self._peers[peer] += 1
+        self.figures.connections_accepted += 1
+        self.figures.connections_open += 1
+        settings = self.settings
+        if len(self._connections) > settings.connections_max:
+            return _TOO_MANY
+        if self._peers[peer] > settings.connections_per_client_max:
+            return None if self._trusted.trusts(peer) else _TOO_MANY
+        return None
+
+    def forget(self, connection: ClientConnection) -> None:
+        """A connection is gone."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self.figures.connections_open -= 1
+            self._peers[connection.peer] -= 1
+            if not self._peers[connection.peer]:
+                del self._peers[connection.peer]
+
+    def idle_until(self) -> float:
+        """When a connection that rests from now on is closed."""
+        idle_s = DRAIN_IDLE_S if self.draining else self.settings.client_idle_timeout_s
+        return self.now() + idle_s
+
+    def transit(self, client: ClientConnection, head: RequestHead) -> Transit:
+        """What is to happen to a request. The hot path."""
+        self.figures.in_flight += 1
+        trusted = self._trusted.trusts(client.peer)
+        added = forwarded_fields(
+            values(head, FORWARDED) if trusted else {},
+            peer=client.peer,
+            scheme=b"https" if client.secure else b"http",
+            host=head.named.get(b"host", b""),
+            trusted=trusted,
+        )
+        upgrading = asks_websocket(head)
+        added += connection_fields(head, upgrading=upgrading)
+        scope = _scope(head, client)
+        watch, refusal = self._watch(scope, trusted=trusted, upgrading=upgrading)
+        hop = self.meter.hops.header(scope["method"], scope)
+        if hop is not None:
+            added.append((HOP_HEADER, hop))
+        return Transit(self, client, head, added=added, watch=watch, refusal=refusal)
+
+    def host_for(self, target: Target, head: RequestHead) -> bytes | None:
+        """What replaces the Host that the client sent, if anything does."""
+        if self._host == b"keep":
+            return None if b"host" in head.named else target.authority
+        return target.authority if self._host == b"upstream" else self._host
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run what has to wait."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def finished(self, transit: Transit, peer: str) -> None:
+        """A request is over: count it and log it."""
+        figures = self.figures
+        seconds = self.now() - transit.started_at_s
+        watch = transit.watch
+        metrics = () if watch is None else watch.metrics
+        figures.in_flight -= 1
+        figures.finished(
+            transit.status, seconds, transit.bytes_in, transit.bytes_out, bool(metrics)
+        )
+        if transit.code is not None:
+            figures.refused(transit.code)
+        if self._log is None:
+            return
+        head = transit.head
+        asked_s = transit.answered_at_s - transit.started_at_s
+        self._log.write(
+            ended_at_s=time.time(),
+            client=client_address(values(head, _CALLERS).get(_CALLER, ()), peer, self._trusted),
+            method=head.method,
+            host=head.named.get(b"host", b""),
+            target=head.target,
+            protocol="HTTP/1.1" if head.minor else "HTTP/1.0",
+            status=transit.status,
+            bytes_in=transit.bytes_in,
+            bytes_out=transit.bytes_out,
+            duration_s=seconds,
+            code=transit.code,
+            upstream=transit.target_name,
+            upstream_s=asked_s if transit.answered_at_s else None,
+            metered=metrics,
+            aborted=transit.aborted,
+        )
+
+    def turned_away(self, peer: str, refusal: Refusal) -> None:
+        """What came was no request, or one too many."""
+        self.figures.finished(refusal.status, 0.0, 0, 0, False)
+        self.figures.refused(refusal.code)
+        if self._log is not None:
+            self._log.write(
+                ended_at_s=time.time(),
+                client=peer,
+                method=b"",
+                host=b"",
+                target=b"",
+                protocol="",
+                status=refusal.status,
+                bytes_in=0,
+                bytes_out=0,
+                duration_s=0.0,
+                code=refusal.code,
+            )
+
+    def tunnel_began(self) -> None:
+        """A WebSocket was accepted."""
+        self.figures.tunnels += 1
+        self.figures.tunnels_open += 1
+
+    def tunnel_ended(self, transit: Transit, peer: str) -> None:
+        """It is over."""
+        self.figures.tunnels_open -= 1
+        self.finished(transit, peer)
+
+    def _watch(
+        self, scope: Scope, *, trusted: bool, upgrading: bool
+    ) -> tuple[Watch | None, Refusal | None]:
+        meter = self.meter
+        if upgrading and self.settings.websockets == "off":
+            return None, _NO_WEBSOCKETS
+        if not meter.readiness.reached and not meter.readiness.look():
+            meter.readiness.miss()
+        method = WEBSOCKET if upgrading else scope["method"]
+        match, path = meter.match(method, scope, trusted=trusted)
+        if match is not None and meter.refuses(match):
+            return None, _CLOSED
+        if upgrading:
+            return HandshakeWatch(meter, match, scope, path), None
+        if match is not None:
+            return ExchangeWatch(meter, match, scope, path), None
+        if meter.discovery is not None and meter.readiness.reached:
+            observation = meter.discovery.begin(scope, path)
+            if observation is not None:
+                return ObservationWatch(observation), None
+        return None, None
+
+
+def _scope(head: RequestHead, client: ClientConnection) -> Scope:
+    """The request as policies know requests: as an ASGI scope."""
+    raw_path, _, query = head.target.partition(b"?")
+    path = raw_path.decode("ascii")
+    return {
+        "type": "http",
+        "http_version": "1.1" if head.minor else "1.0",
+        "method": head.method.decode("ascii"),
+        "scheme": "https" if client.secure else "http",
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "headers": head.lowered,
+        "client": (client.peer, 0),
+    }
+
+
+def _host_setting(settings: Settings) -> bytes:
+    try:
+        return settings.upstream_host.encode("idna" if settings.upstream_host else "ascii")
+    except UnicodeError:
+        raise ConfigurationError(
+            f"USAGEFLOW_UPSTREAM_HOST {settings.upstream_host!r} must be keep, upstream or a name"
+        ) from None
