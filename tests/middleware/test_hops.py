@@ -14,7 +14,7 @@ from usageflow.events import UsageEvent
 from usageflow.middleware import FixedFeed, UsageFlowMiddleware
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.middleware.discovery import Discovery
-from usageflow.middleware.hops import CLAIMED, Hops
+from usageflow.middleware.hops import CLAIMED
 from usageflow.middleware.meter import Meter
 from usageflow.middleware.policy_sources import Assembly
 from usageflow.policies import PolicySet, parse_file
@@ -237,14 +237,21 @@ def test_a_request_that_is_claimed_is_no_unknown_endpoint(kit: Any, inner: Any) 
     assert middleware.meter.discovery.take() is not None
 
 
-def test_a_websocket_is_claimed_as_one(kit: Any) -> None:
-    """Its handshake is a GET, which is another request."""
-    subject = kit.policy_set(policies("CALL", match=f"{WEBSOCKET} /metered"))
-    match = subject.match(WEBSOCKET, "/metered")
-    for method, left in ((WEBSOCKET, None), ("GET", match)):
-        scope = kit.scope(headers=[signed(method=method)])
-        found = Hops(Settings(**SHARED)).unclaimed(subject, match, WEBSOCKET, scope, trusted=True)
-        assert found is left
+def test_a_websocket_is_claimed_by_its_handshake(kit: Any) -> None:
+    """A GET on the wire, whatever the face of the first edge calls it."""
+    toml = policies("CALL", match=f"{WEBSOCKET} /metered")
+    first, second = (
+        Proxy(kit, App(), toml, **SHARED),
+        kit.wrap(App(), kit.ManualRecorder(), toml, **SHARED),
+    )
+    scope = kit.scope()
+    match, _ = first.meter.match(WEBSOCKET, scope)
+    assert match is not None
+    for method in (WEBSOCKET, "GET"):
+        value = first.meter.hops.header(method, scope)
+        received = {**kit.scope(headers=[(HOP_HEADER, value)]), "type": "websocket"}
+        match, _ = second.meter.match(WEBSOCKET, received, trusted=True)
+        assert match is None
 
 
 # What is not believed

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from usageflow._types import Scope
 from usageflow.config import Settings
+from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.policies import Match, PolicySet
 from usageflow.policies.hops import HOP_HEADER, claimed, hop_header, hop_key
 from usageflow.policies.reason import Reason
@@ -64,7 +65,7 @@ class Hops:
         _, claims = scope[CLAIMED]
         return hop_header(
             self._key,
-            method=method,
+            method=_sent(method),
             target=_target(scope),
             claims=claims,
             now_s=int(time.time()),
@@ -92,13 +93,13 @@ class Hops:
     def _verified(self, value: bytes, method: str, scope: Scope) -> frozenset[str] | Reason:
         if self._key is None:
             return NO_KEY
-        target, now_s = _target(scope), int(time.time())
+        method, target, now_s = _sent(method), _target(scope), int(time.time())
         found = claimed(self._key, value, method=method, target=target, now_s=now_s)
         root = scope.get("root_path", "").encode(errors="replace")
         if isinstance(found, Reason) and root and target.startswith(root):
             # Servers put the root path that they are told of before the target that they were sent.
-            sent = target[len(root) :]
-            return claimed(self._key, value, method=method, target=sent, now_s=now_s)
+            target = target[len(root) :]
+            return claimed(self._key, value, method=method, target=target, now_s=now_s)
         return found
 
     def _disbelieve(self, reason: Reason) -> frozenset[str]:
@@ -122,6 +123,11 @@ def _noted(scope: Scope) -> frozenset[str]:
     claims: frozenset[str]
     path, claims = scope[CLAIMED]
     return claims if scope["path"] == "/" or path.endswith(scope["path"]) else _NOTHING
+
+
+def _sent(method: str) -> str:
+    """The method as it is sent: the handshake of a WebSocket is a GET (RFC 6455, section 4.1)."""
+    return "GET" if method == WEBSOCKET else method
 
 
 def _target(scope: Scope) -> bytes:
