@@ -183,6 +183,13 @@ def test_a_bad_size_is_known_at_its_first_bad_byte() -> None:
     assert read(b"5;" + b"a" * LINE_BYTES_MAX * 2).wrong
 
 
+@pytest.mark.parametrize("begun", [b"\n", b"\r\r", b"X ", b":", b"X: y\n", b"X: y\rz", b"X: \x00"])
+def test_bad_trailers_are_known_at_once(begun: bytes) -> None:
+    """Nor does anybody wait for the end of trailers that are wrong already."""
+    assert read(b"0\r\n" + begun).wrong
+    assert read(b"0\r\nX-Sum: 7\r\n" + begun).wrong
+
+
 def test_a_line_at_its_limit_passes() -> None:
     """One byte less than what is refused."""
     line = b"5;" + b"a" * (LINE_BYTES_MAX - 2)

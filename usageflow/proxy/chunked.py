@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from usageflow.proxy.heads import TOKEN, Fields, read_fields
+from usageflow.proxy.heads import TEXT, TOKEN, Fields, read_fields
 from usageflow.proxy.refusals import Refusal
 
 _QUOTED: Final = (
@@ -19,6 +19,10 @@ _SIZE: Final = re.compile(
 )
 _SIZE_BEGUN: Final = re.compile(
     rb"(?:\r(?:\n(?:[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*+)?\r?)?)?)?"
+)
+
+_TRAILERS_BEGUN: Final = re.compile(
+    rb"\r\n(?:%b++:%b*+\r\n)*+(?:\r|%b++(?::%b*+\r?)?)?" % (TOKEN, TEXT, TOKEN, TEXT)
 )
 
 _LINE_ENDS: Final = b"\r\n\r\n"
@@ -120,29 +124,26 @@ class ChunkedReader:
             if at > len(data):
                 self._left = at - len(data)
                 return at
-        self._pending = data[at:]
-        if len(self._pending) > self._line_bytes_max + len(_LINE_ENDS) or not (
-            _SIZE_BEGUN.fullmatch(self._pending)
-        ):
+        if not self._waits(data[at:], _SIZE_BEGUN, self._line_bytes_max):
             self._fail("A chunk does not begin with a valid size.")
         return at
 
     def _read_trailers(self, data: bytes) -> None:
         section, blank_line, rest = data.partition(_LINE_ENDS)
-        if len(section) + len(blank_line) > self._trailers_bytes_max + len(_LINE_ENDS):
-            self._fail("The trailers are too large.")
-        elif not blank_line:
-            self._pending = data
-        else:
-            self._end(read_fields(section + blank_line, len(b"\r\n")), rest)
-
-    def _end(self, trailers: Fields | Refusal, rest: bytes) -> None:
-        if isinstance(trailers, Refusal):
-            self._fail("The trailers are not valid.")
+        if not blank_line and self._waits(data, _TRAILERS_BEGUN, self._trailers_bytes_max):
             return
-        self.trailers = [field for field in trailers if field[0].lower() not in _DROPPED]
+        fields = read_fields(section + blank_line, len(b"\r\n"))
+        if isinstance(fields, Refusal) or len(section) > self._trailers_bytes_max:
+            self._fail("The trailers are not valid, or too large.")
+            return
+        self.trailers = [field for field in fields if field[0].lower() not in _DROPPED]
         self.rest = rest
         self.complete = True
+
+    def _waits(self, begun: bytes, shape: re.Pattern[bytes], bytes_max: int) -> bool:
+        """Keep the beginning of something for the next piece, if it can still become right."""
+        self._pending = begun
+        return len(begun) <= bytes_max + len(_LINE_ENDS) and shape.fullmatch(begun) is not None
 
     def _fail(self, problem: str) -> None:
         self.problem = problem
