@@ -4,9 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from usageflow._types import ASGIApp, Message, Receive, Scope, Send
 from usageflow.config import Settings
@@ -19,6 +24,8 @@ from usageflow.middleware.meter import Meter
 from usageflow.middleware.policy_sources import Assembly
 from usageflow.policies import PolicySet, parse_file
 from usageflow.policies.hops import HOP_HEADER, HOP_HEADERS, hop_header, hop_key
+from usageflow.proxy.gateway import Gateway
+from usageflow.recorder import read_spool
 
 POLICY = """
 [[policy]]
@@ -471,3 +478,58 @@ def test_a_policy_that_only_an_app_can_serve_is_told_of_in_a_proxy(
     """It could never tell whose a request is; another source is enough."""
     found = warnings_of(caplog, policies("CALL", source=source), app=app)
     assert ['policy "CALL-live" identifies only' in each for each in found] == [True] * told
+
+
+# Real servers
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+@pytest.mark.anyio
+@pytest.mark.parametrize("trusted", ["127.0.0.1", None])
+async def test_two_proxies_and_the_app_s_server(
+    kit: Any, inner: Any, tmp_path: Path, trusted: str | None
+) -> None:
+    """Over TCP: the first proxy records; the second does too unless it trusts the first."""
+    toml = tmp_path / "policies.toml"
+    toml.write_text(policies("CALL"))
+    app = App()
+    middleware = inner(policies("CALL", "TOKEN"), app)
+    config = uvicorn.Config(middleware, log_config=None, lifespan="off", ws="none")
+    config.load()
+    state = ServerState()
+    loop = asyncio.get_running_loop()
+    async with AsyncExitStack() as closing:
+
+        async def listen(protocol: Callable[[], asyncio.Protocol]) -> int:
+            server = await loop.create_server(protocol, "127.0.0.1", 0)
+            closing.callback(server.close)
+            port: int = server.sockets[0].getsockname()[1]
+            return port
+
+        port = await listen(lambda: HttpToolsProtocol(config, state, {}))
+        gateways: list[Gateway] = []
+        for name in ("second", "first"):
+            settings = Settings(
+                upstream=f"http://127.0.0.1:{port}",
+                policies=str(toml),
+                spool_dir=str(tmp_path / name),
+                trusted_proxies=trusted,
+                **SHARED,
+            )
+            gateways.append(Gateway(settings))
+            await gateways[-1].start()
+            closing.push_async_callback(gateways[-1].aclose)
+            port = await listen(gateways[-1].connection)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(
+            b"GET /metered?a=%20 HTTP/1.1\r\nHost: a\r\nX-Account: acct_1\r\n"
+            b"Usageflow_Hop: x\r\nConnection: close\r\n\r\n"
+        )
+        answer = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert not HOP_HEADERS.intersection(app.names)
+    assert recorded(middleware) == [("TOKEN", "counted")]
+    spooled = [len(list(read_spool(tmp_path / name))) for name in ("first", "second")]
+    assert spooled == [1, 0 if trusted else 1]
+    assert gateways[0].meter.hops.unverified == (0 if trusted else 1)
