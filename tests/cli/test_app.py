@@ -13,6 +13,7 @@ import usageflow
 from usageflow.cli import app as module
 
 COMMANDS = {
+    "up",
     "serve",
     "proxy",
     "demo",

@@ -23,6 +23,7 @@ from usageflow.cli import (
     proxy,
     serve,
     spool,
+    up,
     usage,
 )
 from usageflow.errors import UsageFlowError
@@ -35,6 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.command("up")(up.up)
 app.command("serve")(serve.serve)
 app.command("proxy")(proxy.proxy)
 app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(demo.demo)

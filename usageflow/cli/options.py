@@ -59,7 +59,7 @@ def file_settings(config: Path | None = None) -> dict[str, Placed]:
     """
     named = config or os.environ.get(CONFIG_VARIABLE)
     path = Path(named or DEFAULT_CONFIG)
-    if not named and not path.is_file():
+    if str(path) == os.devnull or (not named and not path.is_file()):
         return {}
     found = config_file.read(path)
     log.info("configuration file %s", path)

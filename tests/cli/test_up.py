@@ -1,0 +1,230 @@
+"""`usageflow up`: what each child is told, what is refused, and the whole of it once."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from usageflow.cli.up import OF_PROXY, OF_SERVER, environment
+from usageflow.config import Settings
+
+Run = Callable[..., Any]
+
+POLICIES = """
+[[policy]]
+name = "calls"
+match = "GET /v1/items/:id"
+identify = [{ from = "header", name = "x-account-id" }]
+field = "account_id"
+metric = "API_CALL"
+"""
+
+
+class Upstream(BaseHTTPRequestHandler):
+    """An API in another language, for all the proxy knows."""
+
+    def do_GET(self) -> None:
+        """Answer every path."""
+        self.send_response(200)
+        self.send_header("content-length", "5")
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def upstream() -> Iterator[str]:
+    """The URL of a running API."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_each_child_is_told_only_what_is_its_own() -> None:
+    """No Stripe key and no database for the proxy, nothing of edges for the server."""
+    settings = Settings(
+        stripe_api_key="sk_test_S", database="postgresql://u:S@h/d", upstream="http://a:1", port=2
+    )
+    inherited = {"PATH": "/bin", "USAGEFLOW_PORT": "1", "USAGEFLOW_JWT_SECRET": "of a policy"}
+    proxy = environment(settings, OF_PROXY, inherited, server="http://b:2", policies=None)
+    server = environment(settings, OF_SERVER, inherited)
+    kept = {"PATH": "/bin", "USAGEFLOW_JWT_SECRET": "of a policy", "USAGEFLOW_CONFIG": "/dev/null"}
+    for child in (proxy, server):
+        assert child.items() >= kept.items()
+    assert proxy["USAGEFLOW_UPSTREAM"] == "http://a:1"
+    assert proxy["USAGEFLOW_SERVER"] == "http://b:2"
+    assert "USAGEFLOW_POLICIES" not in proxy
+    assert server["USAGEFLOW_PORT"] == "2"
+    assert "S" not in "".join(proxy.values()).replace("USAGEFLOW", "")
+    assert not {"USAGEFLOW_UPSTREAM", "USAGEFLOW_SPOOL_DIR"} & server.keys()
+
+
+def test_a_child_reads_what_was_meant() -> None:
+    """Every setting survives the way through the environment."""
+    settings = Settings(workers=3, part_interval_s=0.5, websockets="off", upstream="http://a:1")
+    told = environment(settings, OF_PROXY | OF_SERVER, {})
+    assert Settings.read(told) == settings
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ((), "--upstream"),
+        (("--upstream", "http://a:1", "--policies", "nowhere.toml"), "nowhere.toml"),
+        (("--upstream", "http://a:1", "--listen", "8080"), "must look like 127.0.0.1:8080"),
+        (("--upstream", "http://a:1", "--config", "nowhere.toml"), "nowhere.toml"),
+    ],
+)
+def test_what_cannot_run_is_one_message(
+    run: Run, options: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wrong or missing setting is named before anything is started."""
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("up", *options, "--port", free_port())
+    assert (status, out) == (1, "")
+    assert err.startswith("usageflow: ")
+    assert word in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--port", "--listen"])
+def test_an_address_that_is_taken_is_named(
+    run: Run, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the option that chooses another; nothing is started and no database is made."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        addresses = {"--port": free_port(), "--listen": f"127.0.0.1:{free_port()}"}
+        addresses[option] = port if option == "--port" else f"127.0.0.1:{port}"
+        words = [word for pair in addresses.items() for word in pair]
+        status, out, err = run("up", "--upstream", "http://a:1", *words)
+    assert (status, out) == (1, "")
+    assert f"cannot listen on 127.0.0.1 port {port}" in err
+    assert f"choose another with {option}" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+class Up:
+    """A running `usageflow up` in a directory, and what it printed."""
+
+    def __init__(self, folder: Path, upstream: str) -> None:
+        self.server, listen = free_port(), f"127.0.0.1:{free_port()}"
+        self.proxy = f"http://{listen}"
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("USAGEFLOW_")}
+        with (folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "usageflow", "up", "--upstream", upstream),
+                    *("--listen", listen, "--port", str(self.server)),
+                    *("--policies", "policies.toml"),
+                ],
+                cwd=folder,
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+        self.out = ""
+
+    def read_until(self, word: str) -> None:
+        """Read what it prints, until this word has come."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.out += line
+            if word in line:
+                return
+        pytest.fail("it ended")
+
+    def children(self) -> dict[str, int]:
+        """Command -> process id."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+                words = (process / "cmdline").read_text().split("\0")
+            except OSError:
+                continue
+            if int(parent) == self.process.pid:
+                found[words[3]] = int(process.name)
+        return found
+
+
+def get(url: str) -> int:
+    """The status of a metered request."""
+    return httpx.get(url + "/v1/items/7", headers={"x-account-id": "acct_42"}).status_code
+
+
+def used(folder: Path, events: int) -> dict[str, Any]:
+    """The one line of usage, once it has so many events."""
+    deadline_s = time.monotonic() + 30
+    while True:
+        shown = subprocess.run(
+            [sys.executable, "-m", "usageflow", "usage", "--json"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        rows: list[dict[str, Any]] = json.loads(shown.stdout)["usage"]
+        if rows and sum(row["events"] for row in rows) == events:
+            return rows[0]
+        assert time.monotonic() < deadline_s, shown.stdout
+        time.sleep(0.1)
+
+
+def test_one_command_meters_an_api(upstream: str, tmp_path: Path) -> None:
+    """From a policy file to the ledger, also when the server crashes; then nothing is left."""
+    (tmp_path / "policies.toml").write_text(POLICIES)
+    up = Up(tmp_path, upstream)
+    try:
+        up.read_until("server  http")
+        assert f"proxy   {up.proxy}  in front of {upstream}\n" in up.out
+        assert f"server  http://127.0.0.1:{up.server}\n" in up.out
+        assert get(up.proxy) == 200
+        row = used(tmp_path, 1)
+        assert (row["customer"], row["metric"], row["quantity"]) == ("acct_42", "API_CALL", 1)
+        children = up.children()
+        assert children.keys() == {"serve", "proxy"}
+        os.kill(children["serve"], signal.SIGKILL)
+        assert get(up.proxy) == 200, "the proxy goes on while the server is away"
+        used(tmp_path, 2)  # by the server that was started again
+        assert get(up.proxy) == 200
+        up.process.send_signal(signal.SIGTERM)
+        assert up.process.wait(60) == 0
+        used(tmp_path, 3)  # shipped at the end
+    finally:
+        up.process.kill()
+        up.process.communicate()
+    assert not [port for port in (up.server, int(up.proxy.rpartition(":")[2])) if listens(port)]
+    log = (tmp_path / "log").read_text()
+    assert "the server ended (signal 9) and is started again" in log
+    assert "uf_live_" not in log + up.out
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
