@@ -1,6 +1,7 @@
 """Frames as they pass by, against the rules of RFC 6455 and RFC 7692 and another reader of them."""
 
 import sys
+import tracemalloc
 import zlib
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ TEXT, BINARY, CONTINUED, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
 FIN = 0x80
 COMPRESSED = 0x40
 MASK = b"\x0a\xfb\x0c\x7d"
+COUNTED = Message(None, None)
 
 
 def frame(first: int, payload: bytes = b"", mask: bytes | None = None) -> bytes:
@@ -99,10 +101,10 @@ def test_messages_come_out_however_the_bytes_come_in(
     subject = reader(masked=mask is not None)
     assert [found.content for found in fed(subject, pieces(wire, cuts))] == contents
     assert (subject.lost, subject.close_at) == (None, None)
-    for look in ("count", "size"):
-        sized = reader(look, masked=mask is not None)
-        found = fed(sized, pieces(wire, cuts))
-        assert found == [Message(len(content), None) for content in contents]
+    sized = reader("size", masked=mask is not None)
+    assert fed(sized, pieces(wire, cuts)) == [Message(len(content), None) for content in contents]
+    counted = reader("count", masked=mask is not None)
+    assert fed(counted, pieces(wire, cuts)) == [COUNTED] * len(contents)
 
 
 def test_every_single_split() -> None:
@@ -314,6 +316,14 @@ def test_a_message_is_compressed_or_not() -> None:
     assert contents == [b"plain", b"small", b"plain"]
 
 
+def test_a_window_that_does_not_last_is_let_go_of() -> None:
+    """A message that points back into the one before it is refused, as its receiver refuses it."""
+    wire = deflated([b"again and again"] * 3, Deflate())
+    subject = reader(deflate=Deflate(takeover=False))
+    assert subject.feed(wire)[0].content == b"again and again"
+    assert subject.obscured is not None
+
+
 HELLO_LAST_BLOCK = bytes.fromhex("f348cdc9c90700")
 """RFC 7692, section 7.2.3.4: "Hello" in a last block; a byte of zeros follows it."""
 
@@ -338,7 +348,7 @@ def test_what_cannot_be_inflated_is_named_and_counted(payload: bytes, wrong: str
     """Messages remain countable: the frames themselves are in order. So is the close frame."""
     subject = reader(deflate=Deflate())
     wire = frame(TEXT | COMPRESSED, payload) + frame(TEXT, b"next")
-    assert len(subject.feed(wire)) == 2
+    assert subject.feed(wire) == [COUNTED] * 2
     assert subject.obscured == Reason(
         f"the WebSocket messages of the upstream cannot be measured: {wrong}"
     )
@@ -351,7 +361,14 @@ def test_a_bomb_is_not_inflated() -> None:
     sender = zlib.compressobj(9, wbits=-15)
     bomb = sender.compress(bytes(50_000_000)) + sender.flush(zlib.Z_SYNC_FLUSH)
     subject = reader("size", masked=True, deflate=Deflate(), inflated_bytes_max=200_000)
-    assert len(subject.feed(frame(BINARY | COMPRESSED, bomb[:-4], MASK))) == 1
+    small = deflated([b"ok"], Deflate(), MASK)
+    wire = small + frame(BINARY | COMPRESSED, bomb[:-4], MASK) + small
+    tracemalloc.start()
+    try:
+        assert subject.feed(wire) == [Message(2, None), COUNTED, COUNTED]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
     assert subject.obscured == Reason(
         "the WebSocket messages of the client cannot be measured: "
         "more was inflated at once than decoded_bytes_max allows"

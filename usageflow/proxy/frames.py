@@ -56,11 +56,14 @@ class Compression(NamedTuple):
 class Message(NamedTuple):
     """A complete message: the bytes of its content, and the content if it is asked for and fits.
 
-    Where only counts are asked for, `size` is what the frames carried.
+    Without a `size` it is one of those that are only counted.
     """
 
-    size: int
+    size: int | None
     content: bytes | None
+
+
+_COUNTED: Final = Message(None, None)
 
 
 def agreed_compression(fields: Headers) -> Compression | Reason:
@@ -240,8 +243,10 @@ class FrameReader:
 
     def _take(self, data: bytes, at: int, size: int) -> None:
         """Some of a data frame's payload."""
-        look = self._look
-        if look == "count" or (look == "size" and not self._is_deflated):
+        if self._look == "count":
+            return
+        too_large = self._size > self._message_bytes_max
+        if not self._is_deflated and (too_large or self._look == "size"):
             self._size += size
             return
         part = data[at : at + size]
@@ -267,8 +272,10 @@ class FrameReader:
         """The message whose last byte has come."""
         if self._is_deflated and self._look != "count":
             self._end_inflating()
+        if self._look == "count":
+            return _COUNTED
         size, self._size = self._size, 0
-        if self._look != "content" or size > self._message_bytes_max:
+        if self._look == "size" or size > self._message_bytes_max:
             return Message(size, None)
         content = bytes(self._kept)
         self._kept.clear()

@@ -32,7 +32,7 @@ _WAYS: Final[dict[Piece, str]] = {"received": "in", "sent": "out"}
 
 
 class Side(Protocol):
-    """One end of a tunnel. After its end, and where nothing changes, a call is without effect."""
+    """One end of a tunnel. A call that changes nothing, or comes after its end, has no effect."""
 
     def write(self, data: bytes) -> None:
         """Send these bytes."""
@@ -48,7 +48,10 @@ class Side(Protocol):
 
 
 class Overheard(Conversation):
-    """A conversation known from its frames: some of it may be beyond what can be read."""
+    """A conversation known from its frames: some of it may be beyond what can be read.
+
+    A message that was not completed is none, as an app would not have been given it.
+    """
 
     __slots__ = ("_parts", "_unknown")
 
@@ -85,17 +88,13 @@ class Overheard(Conversation):
         self.messages_since += 1
         if piece == "received":
             self._messages_in += 1
-            self._bytes_in += size
+            self._bytes_in += size or 0
         else:
             self._messages_out += 1
-            self._bytes_out += size
-        for tally in self._tallies_of(piece):
-            if content is None:
-                tally.put(TOO_LARGE)
-            elif budget.steps < 0:
-                tally.put(TOO_MUCH_AT_ONCE)
-            else:
-                tally.add(content, piece, budget)
+            self._bytes_out += size or 0
+        if size is not None:
+            for tally in self._tallies_of(piece):
+                _add(tally, piece, content, budget)
 
     def lose(self, piece: Piece, reason: Reason, *, countable: bool) -> None:
         """From here on a direction cannot be measured; its messages can be counted, or not."""
@@ -103,13 +102,21 @@ class Overheard(Conversation):
         for counter in counters:
             self._unknown.setdefault(counter, reason)
             self._unknown.setdefault(f"{counter}_{_WAYS[piece]}", reason)
-        tallies = self._tallies_of(piece)
-        for tally in tallies:
+        for tally in self._tallies_of(piece):
             tally.put(reason)
-        tallies.clear()
 
     def _tallies_of(self, piece: Piece) -> list[Tally]:
         return self._received if piece == "received" else self._sent
+
+
+def _add(tally: Tally, piece: Piece, content: bytes | None, budget: Budget) -> None:
+    """A message whose size is known."""
+    if content is None:
+        tally.put(TOO_LARGE)
+    elif budget.steps < 0:
+        tally.put(TOO_MUCH_AT_ONCE)
+    else:
+        tally.add(content, piece, budget)
 
 
 class Tap:
@@ -195,7 +202,7 @@ class Tunnel:
     slower side takes it: bytes wait in the buffers of the connections, bounded there.
     """
 
-    __slots__ = ("_client", "_client_full", "_ended", "_held", "_hold", "_tap", "_upstream")
+    __slots__ = ("_client", "_client_full", "_held", "_hold", "_tap", "_upstream")
 
     def __init__(self, client: Side, upstream: Side, tap: Tap | None = None) -> None:
         self._client = client
@@ -203,7 +210,7 @@ class Tunnel:
         self._tap = tap
         self._hold: Hold | None = None
         self._held: list[bytes] | None = None  # the close frame and what follows, while it waits
-        self._client_full = self._ended = False
+        self._client_full = False
 
     def from_client(self, data: bytes) -> None:
         """The next bytes of the client."""
@@ -275,14 +282,11 @@ class Tunnel:
             self._hold.then(go_on)
 
     def _release(self) -> None:
-        if self._held is not None:
-            self._client.write(b"".join(self._held))
-            self._held = None
-            self._throttle()
+        held, self._held = self._held, None
+        self._client.write(b"".join(held or ()))
+        self._throttle()
 
     def _end(self) -> None:
         """One end is gone: what it sent still reaches the other."""
-        if not self._ended:
-            self._ended = True
-            self._upstream.end_pipe()
-            self._once_recorded(self._client.end_pipe)
+        self._upstream.end_pipe()
+        self._once_recorded(self._client.end_pipe)
