@@ -145,6 +145,15 @@ def test_a_path_is_told_without_secrets_and_without_harm(
     assert [line["path"] for line in lines(path)] == [expected]
 
 
+def test_an_address_is_made_harmless_too(log: AccessLog, path: Path) -> None:
+    """It may be what a trusted peer passed on; an IPv6 zone can hold anything, at any length."""
+    log.write(**request(client="fe80::1%\x9b\ud800" + "z" * 9_000))
+    log.close()
+    (line,) = lines(path)
+    assert line["client"].startswith(r"fe80::1%\xc2\x9b?zz")
+    assert len(line["client"]) < TEXT_CHARS_MAX + 10
+
+
 def test_texts_of_clients_are_cut(log: AccessLog, path: Path) -> None:
     """One request cannot fill the disk."""
     log.write(**request(target=b"/" + b"a" * 9_000, host=b"\xff" * 9_000, method=b"M" * 9_000))
