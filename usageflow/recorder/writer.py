@@ -100,7 +100,6 @@ class Writer:
         if self.waiting_events >= self._queue_events_max:
             self._overflow(events)
             return None
-        hold = None
         with self._group_lock:
             group = self._group
             group.events += events
@@ -108,9 +107,13 @@ class Writer:
                 hold = group.holds.get(loop)
                 if hold is None:
                     hold = group.holds[loop] = Hold(loop, self._hold_timeout_s)
+                    # Once the loop has seen to all that is ready now: what that records is in the
+                    # same commit, and the two threads do not take turns in between.
+                    loop.call_soon(self._wake.set)
+                return hold
         if not self._wake.is_set():
             self._wake.set()
-        return hold
+        return None
 
     def forget(self, spool: Path, seqs: Sequence[int]) -> None:
         """Delete acknowledged rows of `spool` with one of the next commits."""
@@ -120,6 +123,7 @@ class Writer:
     def flush(self, timeout_s: float) -> bool:
         """Wait until nothing waits for the disk; False if it did not take all in time."""
         deadline = time.monotonic() + timeout_s
+        self._wake.set()
         while self.waiting_events and time.monotonic() < deadline:
             time.sleep(FLUSH_POLL_S)
         return not self.waiting_events
@@ -152,15 +156,19 @@ class Writer:
             self._wake.clear()
             self._drain()
         self._drain()
+        while self.waiting_events and self._commit():
+            pass
         if self.spool is not None:
             self._close(self.spool)
 
     def _drain(self) -> None:
         # An unhealthy writer tries even with nothing to write, which begins a new file: where every
         # policy is `closed`, no event would come to show that the disk is well again.
-        while self.waiting_events or self._done or len(self._gaps) or not self.healthy:
+        owed = self.waiting_events > 0
+        while owed or self._unwritten or self._done or len(self._gaps) or not self.healthy:
             if not self._commit():
                 return
+            owed = False  # what was recorded meanwhile wakes the thread when its time has come
 
     def _commit(self) -> bool:
         group = self._take_group()
