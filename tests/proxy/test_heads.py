@@ -197,6 +197,7 @@ def test_request_lines_that_are_refused(line: bytes, refusal: tuple[int, str]) -
         (b"GET http://[::1]:8080/a HTTP/1.1", b"[::1]:8080", b"/a"),
         (b"OPTIONS http://api.example.com HTTP/1.1", b"api.example.com", b"*"),
         (b"OPTIONS http://api.example.com/ HTTP/1.1", b"api.example.com", b"/"),
+        (b"OPTIONS http://api.example.com?q HTTP/1.1", b"api.example.com", b"/?q"),
         (b"OPTIONS * HTTP/1.1", b"api.example.com", b"*"),
     ],
 )
@@ -255,6 +256,12 @@ def test_fields_that_are_refused(line: bytes, refusal: tuple[int, str], place: s
     """Two readers may differ on each of these, wherever it stands."""
     lines = {"first": [line, HOST], "last": [HOST, line], "after a padded one": [HOST + b" ", line]}
     assert refused(request(*lines[place])) == refusal
+
+
+def test_a_line_without_an_end() -> None:
+    """It is no request line, whatever it lacks besides."""
+    assert refused(b"") == BAD_LINE
+    assert refused(b"GET / HTTP/1.1") == BAD_LINE
 
 
 def test_bare_line_feeds_end_no_request_line() -> None:

@@ -87,7 +87,7 @@ class ChunkedReader:
 
     def feed(self, data: bytes) -> bytes:
         """The bytes of the body in `data`; the same object if it lies within one chunk."""
-        if self._left > len(data):
+        if self._left >= len(data):
             self._left -= len(data)
             return data
         if self.complete:
