@@ -42,14 +42,22 @@ class Hops:
         self._told: set[Reason] = set()
 
     def unclaimed(
-        self, policies: PolicySet, match: Match | None, method: str, scope: Scope, *, trusted: bool
+        self,
+        policies: PolicySet,
+        match: Match | None,
+        method: str,
+        scope: Scope,
+        *,
+        trusted: bool,
+        first: bool = False,
     ) -> Match | None:
         """The part of `match` that no edge before this one records; noted as claimed here.
 
         A header that is believed is taken out of the scope: what the app does not know it cannot
-        tell a client, who could send it again. `trusted`: the peer may send one.
+        tell a client, who could send it again. `trusted`: the peer may send one; `first`: there is
+        none.
         """
-        claims = self._received(method, scope, trusted=trusted)
+        claims = _NOTHING if first else self._received(method, scope, trusted=trusted)
         if claims and match is not None:
             match = policies.without(match, claims)
         if match is not None:

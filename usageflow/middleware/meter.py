@@ -64,12 +64,12 @@ class Meter:
         await self.readiness.wait_for_keys()
 
     def match(
-        self, method: str, scope: Scope, *, trusted: bool = False
+        self, method: str, scope: Scope, *, trusted: bool = False, first: bool = False
     ) -> tuple[Match | None, str]:
         """The policies of this request that no edge before this one records, and its path.
 
         `trusted`: the peer may be such an edge, and is believed if it signs. What is recorded by
-        any edge is then noted in the scope.
+        any edge is then noted in the scope. `first`: no other edge has said anything of it.
         """
         try:
             if not isinstance(scope["headers"], list):
@@ -83,8 +83,10 @@ class Meter:
                 scope.get("query_string", b""),
                 scope.get("raw_path") or b"",
             )
-            if match is not None or not self._app:
-                match = self.hops.unclaimed(policies, match, method, scope, trusted=trusted)
+            if match is not None or not (first or self._app):
+                match = self.hops.unclaimed(
+                    policies, match, method, scope, trusted=trusted, first=first
+                )
         except Exception as error:  # noqa: BLE001 - metering must not break the app
             self.settlement.log_once("match", error)
             return None, ""

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from usageflow.proxy.chunked import ChunkedReader
-from usageflow.proxy.heads import LONE_LINE_FEED, RequestHead, parse_request
+from usageflow.proxy.heads import LONE_LINE_FEED, Fields, RequestHead, parse_request
 from usageflow.proxy.refusals import Refusal, refusal_bytes
 from usageflow.proxy.transit import Transit
 from usageflow.proxy.tunnel import Tunnel
@@ -55,9 +55,11 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "_unsent_bytes",
         "_write_deadline_s",
+        "forwarded",
         "keep",
         "peer",
         "secure",
+        "trusted",
     )
 
     _transport: asyncio.Transport
@@ -74,7 +76,8 @@ class ClientConnection(asyncio.Protocol):
         self._deadline_s = self._request_deadline_s = self._write_deadline_s = _NEVER
         self.keep = True
         self.peer = ""
-        self.secure = False
+        self.secure = self.trusted = False
+        self.forwarded: tuple[bytes, Fields] | None = None
 
     # asyncio calls these
 

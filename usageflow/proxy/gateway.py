@@ -15,6 +15,7 @@ from usageflow._types import Scope
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
+from usageflow.middleware.hops import CLAIMED
 from usageflow.middleware.meter import Meter
 from usageflow.policies.hops import HOP_HEADER
 from usageflow.proxy.access_log import AccessLog
@@ -22,10 +23,10 @@ from usageflow.proxy.client_connection import ClientConnection
 from usageflow.proxy.figures import Figures
 from usageflow.proxy.forwarded import TrustedPeers, client_address, forwarded_fields
 from usageflow.proxy.headers import FORWARDED, asks_websocket, connection_fields, values
-from usageflow.proxy.heads import RequestHead
+from usageflow.proxy.heads import Fields, RequestHead
 from usageflow.proxy.refusals import Refusal
 from usageflow.proxy.targets import Target
-from usageflow.proxy.transit import Transit
+from usageflow.proxy.transit import CLIENT_LEFT, Transit
 from usageflow.proxy.upstreams import Upstreams
 from usageflow.proxy.watch import ExchangeWatch, HandshakeWatch, ObservationWatch, Watch
 
@@ -73,6 +74,7 @@ class Gateway:
         self._peers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host = _host_setting(settings)
+        self._keeps_host = settings.upstream_host == "keep"
         self._timer: asyncio.TimerHandle | None = None
 
     # Beginning and end
@@ -145,10 +147,13 @@ class Gateway:
         self.figures.connections_accepted += 1
         self.figures.connections_open += 1
         settings = self.settings
-        if len(self._connections) > settings.connections_max:
+        connection.trusted = self._trusted.trusts(peer)
+        crowded = self._peers[peer] > settings.connections_per_client_max
+        if len(self._connections) > settings.connections_max or (
+            crowded and not connection.trusted
+        ):
+            self.figures.connections_refused += 1
             return _TOO_MANY
-        if self._peers[peer] > settings.connections_per_client_max:
-            return None if self._trusted.trusts(peer) else _TOO_MANY
         return None
 
     def forget(self, connection: ClientConnection) -> None:
@@ -168,26 +173,38 @@ class Gateway:
     def transit(self, client: ClientConnection, head: RequestHead) -> Transit:
         """What is to happen to a request. The hot path."""
         self.figures.in_flight += 1
-        trusted = self._trusted.trusts(client.peer)
-        added = forwarded_fields(
-            values(head, FORWARDED) if trusted else {},
-            peer=client.peer,
-            scheme=b"https" if client.secure else b"http",
-            host=head.named.get(b"host", b""),
-            trusted=trusted,
-        )
-        upgrading = asks_websocket(head)
-        added += connection_fields(head, upgrading=upgrading)
+        named = head.named
+        upgrading = b"upgrade" in named and asks_websocket(head)
+        added = self._added(client, head)
+        if upgrading or b"te" in named:
+            added = [*added, *connection_fields(head, upgrading=upgrading)]
         scope = _scope(head, client)
-        watch, refusal = self._watch(scope, trusted=trusted, upgrading=upgrading)
-        hop = self.meter.hops.header(scope["method"], scope)
-        if hop is not None:
-            added.append((HOP_HEADER, hop))
+        watch, refusal = self._watch(head, scope, trusted=client.trusted, upgrading=upgrading)
+        if CLAIMED in scope:
+            hop = self.meter.hops.header(scope["method"], scope)
+            if hop is not None:
+                added = [*added, (HOP_HEADER, hop)]
         return Transit(self, client, head, added=added, watch=watch, refusal=refusal)
+
+    def _added(self, client: ClientConnection, head: RequestHead) -> Fields:
+        """What tells the upstream who called. A client that keeps asking one host is told alike."""
+        host = head.named.get(b"host", b"")
+        if client.trusted:
+            inbound = values(head, FORWARDED)
+        elif client.forwarded is not None and client.forwarded[0] == host:
+            return client.forwarded[1]
+        else:
+            inbound = {}
+        scheme = b"https" if client.secure else b"http"
+        fields = forwarded_fields(
+            inbound, peer=client.peer, scheme=scheme, host=host, trusted=client.trusted
+        )
+        client.forwarded = host, fields
+        return fields
 
     def host_for(self, target: Target, head: RequestHead) -> bytes | None:
         """What replaces the Host that the client sent, if anything does."""
-        if self._host == b"keep":
+        if self._keeps_host:
             return None if b"host" in head.named else target.authority
         return target.authority if self._host == b"upstream" else self._host
 
@@ -202,12 +219,15 @@ class Gateway:
         figures = self.figures
         seconds = self.now() - transit.started_at_s
         watch = transit.watch
-        metrics = () if watch is None else watch.metrics
         figures.in_flight -= 1
         figures.finished(
-            transit.status, seconds, transit.bytes_in, transit.bytes_out, bool(metrics)
+            transit.status,
+            seconds,
+            transit.bytes_in,
+            transit.bytes_out,
+            watch is not None and watch.metered,
         )
-        if transit.code is not None:
+        if transit.code is not None and transit.code != CLIENT_LEFT:
             figures.refused(transit.code)
         if self._log is None:
             return
@@ -227,7 +247,7 @@ class Gateway:
             code=transit.code,
             upstream=transit.target_name,
             upstream_s=asked_s if transit.answered_at_s else None,
-            metered=metrics,
+            metered=() if watch is None else watch.metrics,
             aborted=transit.aborted,
         )
 
@@ -261,7 +281,7 @@ class Gateway:
         self.finished(transit, peer)
 
     def _watch(
-        self, scope: Scope, *, trusted: bool, upgrading: bool
+        self, head: RequestHead, scope: Scope, *, trusted: bool, upgrading: bool
     ) -> tuple[Watch | None, Refusal | None]:
         meter = self.meter
         if upgrading and self.settings.websockets == "off":
@@ -269,14 +289,15 @@ class Gateway:
         if not meter.readiness.reached and not meter.readiness.look():
             meter.readiness.miss()
         method = WEBSOCKET if upgrading else scope["method"]
-        match, path = meter.match(method, scope, trusted=trusted)
+        first = HOP_HEADER not in head.named
+        match, path = meter.match(method, scope, trusted=trusted, first=first)
         if match is not None and meter.refuses(match):
             return None, _CLOSED
         if upgrading:
             return HandshakeWatch(meter, match, scope, path), None
         if match is not None:
             return ExchangeWatch(meter, match, scope, path), None
-        if meter.discovery is not None and meter.readiness.reached:
+        if meter.discovery is not None and meter.readiness.reached and CLAIMED not in scope:
             observation = meter.discovery.begin(scope, path)
             if observation is not None:
                 return ObservationWatch(observation), None

@@ -56,8 +56,7 @@ def request_bytes(head: RequestHead, fields: Fields, added: Fields, *, host: byt
     if host is not None:
         fields = with_host(fields, host)
     lines = [b"%b %b HTTP/1.1" % (head.method, head.target)]
-    lines += [b"%b: %b" % field for field in fields]
-    lines += [b"%b: %b" % field for field in added]
+    lines += [b"%b: %b" % field for field in (*fields, *added)]
     lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if head.body_bytes is None else b"\r\n")
     return b"\r\n".join(lines)
 

@@ -95,6 +95,8 @@ _ALIASES: Final = frozenset(
     }
 )
 """CGI and WSGI give `Content_Length` and `Content-Length` to an application under one name."""
+_UNDOUBTED: Final = _ALIASES | {b"content-length", b"transfer-encoding"}
+"""Without any of these, and with one valid Host, there is nothing to decide: most requests."""
 
 
 def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> RequestHead | Refusal:
@@ -114,12 +116,15 @@ def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> Reque
     lowered = [(name.lower(), value) for name, value in fields]
     named = dict(lowered)
     once = len(named) == len(lowered)
-    refusal = _host_refusal(lowered, named, minor, once=once)
-    if refusal or not _ALIASES.isdisjoint(named):
-        return refusal or _MISLEADING
-    length = _body_bytes(lowered, named, minor, once=once)
-    if isinstance(length, Refusal):
-        return length
+    if not (once and _UNDOUBTED.isdisjoint(named) and _HOST.fullmatch(named.get(b"host", b""))):
+        refusal = _host_refusal(lowered, named, minor, once=once)
+        if refusal or not _ALIASES.isdisjoint(named):
+            return refusal or _MISLEADING
+        length = _body_bytes(lowered, named, minor, once=once)
+        if isinstance(length, Refusal):
+            return length
+    else:
+        length = UNTIL_CLOSE
     if target[0] != _SLASH or method == b"CONNECT":
         origin = _origin_form(method, target, named.get(b"host", b""))
         if isinstance(origin, Refusal):

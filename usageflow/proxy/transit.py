@@ -310,7 +310,7 @@ class Transit:
         unknown = length is None or length == UNTIL_CLOSE
         self._chunked_out = unknown and self.head.minor == 1
         self._until_close = unknown and not self._chunked_out
-        if self._until_close or self.undecided:
+        if self._until_close or (self._uploading and self.undecided):
             self._keep = False
         if complete:
             self._whole(head, fields, body, trailers)
@@ -420,6 +420,8 @@ class Transit:
 
     def _ending(self, *, chunked: bool) -> bytes:
         """The lines of an answer's head about this connection, and the empty one."""
+        if self._keep and self.head.minor and not chunked:
+            return b"\r\n"
         lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
         if not self._keep:
             lines += b"Connection: close\r\n"

@@ -30,6 +30,10 @@ class Watch(Protocol):
         """Whether the usage of a stream is to be asked for."""
 
     @property
+    def metered(self) -> bool:
+        """Whether policies apply."""
+
+    @property
     def metrics(self) -> Sequence[str]:
         """The metrics of the policies that apply; none if the request is only looked at."""
 
@@ -67,6 +71,11 @@ class ExchangeWatch:
             self._parts = meter.part_timer(match, self._exchange)
         self._started_s = time.perf_counter()
         self.metering_s = 0.0
+
+    @property
+    def metered(self) -> bool:
+        """See Watch."""
+        return True
 
     @property
     def include_usage(self) -> bool:
@@ -130,6 +139,11 @@ class HandshakeWatch:
         return False
 
     @property
+    def metered(self) -> bool:
+        """See Watch."""
+        return self._match is not None
+
+    @property
     def metrics(self) -> Sequence[str]:
         """See Watch."""
         return () if self._match is None else _metrics(self._match)
@@ -190,6 +204,11 @@ class ObservationWatch:
 
     @property
     def include_usage(self) -> bool:
+        """See Watch."""
+        return False
+
+    @property
+    def metered(self) -> bool:
         """See Watch."""
         return False
 
