@@ -48,6 +48,7 @@ class Question:
         *,
         complete: bool,
         trailers: Fields,
+        raw: bytes,
     ) -> None:
         """The answer."""
         self.over.set_result(head.status)

@@ -172,6 +172,7 @@ class Gateway:
 
     def transit(self, client: ClientConnection, head: RequestHead) -> Transit:
         """What is to happen to a request. The hot path."""
+        started_at_s = self.now()
         self.figures.in_flight += 1
         named = head.named
         upgrading = b"upgrade" in named and asks_websocket(head)
@@ -184,7 +185,15 @@ class Gateway:
             hop = self.meter.hops.header(scope["method"], scope)
             if hop is not None:
                 added = [*added, (HOP_HEADER, hop)]
-        return Transit(self, client, head, added=added, watch=watch, refusal=refusal)
+        return Transit(
+            self,
+            client,
+            head,
+            added=added,
+            watch=watch,
+            refusal=refusal,
+            started_at_s=started_at_s,
+        )
 
     def _added(self, client: ClientConnection, head: RequestHead) -> Fields:
         """What tells the upstream who called. A client that keeps asking one host is told alike."""

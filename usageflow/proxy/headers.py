@@ -5,6 +5,7 @@ order, their duplicates and every byte of their names and values. How a body is 
 in `heads`. This module sends nothing and knows nothing about metering.
 """
 
+from itertools import product
 from typing import Final
 
 from usageflow.policies.hops import HOP_HEADERS
@@ -30,7 +31,13 @@ FORWARDED: Final = frozenset(
 )
 """Fields that say who called the proxy; what they become is decided in `forwarded`."""
 
-_STOPPED: Final = HOP_BY_HOP | FORWARDED | HOP_HEADERS
+_SPELLED: Final = frozenset(
+    bytes(spelling)
+    for name in FORWARDED
+    for spelling in product(*(b"-_" if letter in b"-" else (letter,) for letter in name))
+)
+"""CGI and WSGI read `X_Forwarded-For` as the same field."""
+_STOPPED: Final = HOP_BY_HOP | _SPELLED | HOP_HEADERS
 _KEPT: Final = frozenset({b"host", b"expect", b"content-length"})
 """Never a client's to remove by naming them in Connection."""
 _NO_CONTENT: Final = 204

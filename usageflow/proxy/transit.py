@@ -71,6 +71,8 @@ class Transit:
         "_continued",
         "_gateway",
         "_keep",
+        "_late",
+        "_metering_s",
         "_over",
         "_pending",
         "_pending_bytes",
@@ -102,15 +104,21 @@ class Transit:
         added: Fields,
         watch: Watch | None,
         refusal: Refusal | None = None,
+        started_at_s: float,
     ) -> None:
-        """`added` are the fields sent beside the client's own; a `refusal` is all it gets."""
+        """`added` are the fields sent beside the client's own; a `refusal` is all it gets.
+
+        `started_at_s` is when its head was there, by the gateway's clock.
+        """
         self._gateway = gateway
         self._client = client
         self.head = head
         self._added = added
         self.watch = watch
         self._refusal = refusal
-        self.started_at_s = gateway.now()
+        self.started_at_s = started_at_s
+        self._metering_s = gateway.now() - started_at_s if gateway.times_metering else 0.0
+        self._late: tuple[ResponseHead, Fields] | None = None
         self.answered_at_s = 0.0
         self.status = self.bytes_in = self.bytes_out = 0
         self.code: str | None = None
@@ -295,6 +303,7 @@ class Transit:
         *,
         complete: bool,
         trailers: Fields,
+        raw: bytes,
     ) -> None:
         """Pass the answer on. One that is complete leaves in one piece, when it may."""
         gateway, watch = self._gateway, self.watch
@@ -312,10 +321,15 @@ class Transit:
         self._until_close = unknown and not self._chunked_out
         if self._until_close or (self._uploading and self.undecided):
             self._keep = False
+        if complete and gateway.times_metering:
+            self._late = head, fields
+            raw = b""
+        elif fields is not head.fields or not (self._keep and head.minor and self.head.minor):
+            raw = self._head(head, fields)
         if complete:
-            self._whole(head, fields, body, trailers)
+            self._whole(raw, body, trailers)
             return
-        self._client.write(self._head(head, fields))
+        self._client.write(raw)
         if body:
             self.carried(body, complete=False, trailers=trailers)
 
@@ -397,7 +411,7 @@ class Transit:
 
     # The answer
 
-    def _whole(self, head: ResponseHead, fields: Fields, body: bytes, trailers: Fields) -> None:
+    def _whole(self, head: bytes, body: bytes, trailers: Fields) -> None:
         """An answer that came in one piece leaves in one, after its usage is on disk."""
         if self.watch is not None:
             self.watch.carried(body, more=False)
@@ -406,11 +420,11 @@ class Transit:
         self.bytes_out = len(body)
         if self._chunked_out:
             body = chunk(body) + self._last_chunk(trailers)
-        self._end(self._head(head, fields) + body)
+        self._end(head + body)
 
     def _head(self, head: ResponseHead, fields: Fields) -> bytes:
-        if self._gateway.times_metering and self.watch is not None:
-            fields = [*fields, (b"Server-Timing", server_timing(self.watch.metering_s))]
+        if self._gateway.times_metering:
+            fields = [*fields, (b"Server-Timing", server_timing(self._metering_s))]
         ending = self._ending(chunked=self._chunked_out)
         return answer_bytes(head.status, head.reason, fields, ending)
 
@@ -445,6 +459,9 @@ class Transit:
         if self._over:
             return
         self._over = True
+        if self._late is not None:
+            self._metering_s += self._gateway.now() - self.answered_at_s
+            self._client.write(self._head(*self._late))
         self._client.write(self._tail)
         self._gateway.finished(self, self._client.peer)
         self._client.done(keep=self._keep)

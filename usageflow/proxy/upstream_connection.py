@@ -53,8 +53,12 @@ class Asker(Protocol):
         *,
         complete: bool,
         trailers: Fields,
+        raw: bytes,
     ) -> None:
-        """The answer's head, how its body is framed, and what of the body came along."""
+        """The answer's head, how its body is framed, and what of the body came along.
+
+        `raw` is the head as it came.
+        """
 
     def carried(self, body: bytes, *, complete: bool, trailers: Fields) -> None:
         """More of the body; `trailers` come with its end."""
@@ -349,12 +353,13 @@ class UpstreamConnection(asyncio.Protocol):
                 sound = data.startswith(_BEGINNING[: len(data)]) and not LONE_LINE_FEED.search(data)
                 return None if sound else self._refuse(_NO_HTTP)
             self._buffer = b""
-            head = parse_response(data[:end])
+            raw = data[:end]
+            head = parse_response(raw)
             data = data[end:]
             if isinstance(head, str):
                 return self._refuse(head)
             if head.status >= _FINAL_FROM:
-                return self._final(asker, head, data)
+                return self._final(asker, head, raw, data)
             if head.status == _SWITCHING:
                 return self._switch(asker, head, data)
             asker.interim(head)
@@ -365,7 +370,7 @@ class UpstreamConnection(asyncio.Protocol):
             return self._refuse(_UNASKED)
         return asker.upgraded(head, rest)
 
-    def _final(self, asker: Asker, head: ResponseHead, data: bytes) -> None:
+    def _final(self, asker: Asker, head: ResponseHead, raw: bytes, data: bytes) -> None:
         length = response_length(head, to_head=self._to_head)
         self._keep_alive = length != UNTIL_CLOSE and _persistent(head)
         self._left = _IN_CHUNKS if length is None else length
@@ -375,7 +380,7 @@ class UpstreamConnection(asyncio.Protocol):
         if complete:
             self._owed = False
         trailers = self._chunks.trailers if self._chunks is not None else NO_FIELDS
-        return asker.answered(head, length, body, complete=complete, trailers=trailers)
+        return asker.answered(head, length, body, complete=complete, trailers=trailers, raw=raw)
 
     def _read_body(self, data: bytes) -> None:
         body, complete = self._body(data)

@@ -37,10 +37,6 @@ class Watch(Protocol):
     def metrics(self) -> Sequence[str]:
         """The metrics of the policies that apply; none if the request is only looked at."""
 
-    @property
-    def metering_s(self) -> float:
-        """The time that metering has taken so far."""
-
     def received(self, part: bytes, *, more: bool) -> None:
         """A part of the request's body."""
 
@@ -60,7 +56,7 @@ class Watch(Protocol):
 class ExchangeWatch:
     """A request that policies apply to."""
 
-    __slots__ = ("_exchange", "_match", "_meter", "_parts", "_started_s", "metering_s")
+    __slots__ = ("_exchange", "_match", "_meter", "_parts", "_started_s")
 
     def __init__(self, meter: Meter, match: Match, scope: Scope, path: str) -> None:
         self._meter = meter
@@ -70,7 +66,6 @@ class ExchangeWatch:
         if match.grows:
             self._parts = meter.part_timer(match, self._exchange)
         self._started_s = time.perf_counter()
-        self.metering_s = 0.0
 
     @property
     def metered(self) -> bool:
@@ -120,7 +115,7 @@ class ExchangeWatch:
 class HandshakeWatch:
     """The handshake of a WebSocket, whether policies apply to it or not."""
 
-    __slots__ = ("_match", "_meter", "_over", "_talk", "metering_s")
+    __slots__ = ("_match", "_meter", "_over", "_talk")
 
     def __init__(self, meter: Meter, match: Match | None, scope: Scope, path: str) -> None:
         self._meter = meter
@@ -131,7 +126,6 @@ class HandshakeWatch:
                 match, scope, path, started_at_s=time.time(), providers=meter.providers
             )
         self._over = False
-        self.metering_s = 0.0
 
     @property
     def include_usage(self) -> bool:
@@ -196,11 +190,10 @@ class HandshakeWatch:
 class ObservationWatch:
     """A request that no policy applies to, and that discovery looks at."""
 
-    __slots__ = ("_observation", "metering_s")
+    __slots__ = ("_observation",)
 
     def __init__(self, observation: Observation) -> None:
         self._observation: Observation | None = observation
-        self.metering_s = 0.0
 
     @property
     def include_usage(self) -> bool:
