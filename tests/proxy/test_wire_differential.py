@@ -1,8 +1,8 @@
 """What we accept, two other readers accept and understand in the same way.
 
-h11 and llhttp (through httptools) stand for the servers behind the proxy. That they accept more
-than we do is expected; that they read something else in what we accept never is. The exceptions
-are harmless: REFUSED_BY_LLHTTP, and what `told_alike` makes the same.
+h11 and llhttp (through httptools) stand for the servers behind the proxy and for its clients. That
+they accept more than we do is expected; that they read something else in what we accept never is.
+The exceptions are harmless: REFUSED_BY_LLHTTP, TAB_AFTER_CODING and what `told_alike` makes alike.
 """
 
 import re
@@ -14,69 +14,97 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from usageflow.proxy.chunked import ChunkedReader
-from usageflow.proxy.heads import Fields, RequestHead, parse_request
+from usageflow.proxy.heads import (
+    UNTIL_CLOSE,
+    Fields,
+    RequestHead,
+    ResponseHead,
+    parse_request,
+    parse_response,
+    response_length,
+)
 
 
 class Reading(NamedTuple):
-    """A request as a reader understood it; `taken_bytes` is where it ends, None if it goes on."""
+    """A message as a reader understood it; `taken_bytes` is where it ends, None if it goes on.
 
-    method: bytes
-    target: bytes
+    `start` is method and target of a request, status and reason of an answer.
+    """
+
+    start: tuple[bytes, bytes]
     fields: Fields
     body: bytes
     taken_bytes: int | None
 
 
-def our_reading(data: bytes) -> Reading | None:
-    """As the proxy reads the first request of `data`; None if it refuses it."""
+def our_reading(data: bytes, *, answer: bool) -> Reading | None:
+    """As the proxy reads the first message of `data`; None if it refuses it."""
     end = data.find(b"\r\n\r\n") + len(b"\r\n\r\n")
-    head = parse_request(data[:end], line_bytes_max=8_192, fields_max=128)
-    if not isinstance(head, RequestHead):
+    head = (
+        parse_response(data[:end])
+        if answer
+        else parse_request(data[:end], line_bytes_max=8_192, fields_max=128)
+    )
+    if isinstance(head, ResponseHead) and head.status >= 200:  # another follows an interim answer
+        start, length = (b"%d" % head.status, head.reason), response_length(head, to_head=False)
+    elif isinstance(head, RequestHead):
+        start, length = (head.method, head.target), head.body_bytes
+    else:
         return None
     rest = data[end:]
-    if head.body_bytes is not None:
-        body = rest[: head.body_bytes]
-        taken = end + len(body) if len(body) == head.body_bytes else None
-        return Reading(head.method, head.target, head.lowered, body, taken)
+    if length == UNTIL_CLOSE:
+        return Reading(start, head.lowered, rest, None)
+    if length is not None:
+        taken = end + length if len(rest) >= length else None
+        return Reading(start, head.lowered, rest[:length], taken)
     reader = ChunkedReader(line_bytes_max=256, trailers_bytes_max=8_192)
     body = reader.feed(rest)
     if reader.problem:
         return None
     taken = len(data) - len(reader.rest) if reader.complete else None
-    return Reading(head.method, head.target, head.lowered, body, taken)
+    return Reading(start, head.lowered, body, taken)
 
 
-def h11_reading(data: bytes) -> Reading | str:
+def h11_reading(data: bytes, *, answer: bool) -> Reading | str:
     """As h11 reads it; in words why it does not."""
-    connection = h11.Connection(h11.SERVER)
+    connection = h11.Connection(h11.CLIENT if answer else h11.SERVER)
+    if answer:
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        connection.send(h11.EndOfMessage())
     connection.receive_data(data)
     try:
-        request = connection.next_event()
-        assert isinstance(request, h11.Request)
+        head = connection.next_event()
         body = b""
         while isinstance(part := connection.next_event(), h11.Data):
             body += part.data
     except h11.RemoteProtocolError as error:
         return str(error)
+    if isinstance(head, h11.Request):
+        start = (head.method, head.target)
+    else:
+        assert isinstance(head, h11.Response)
+        start = (b"%d" % head.status_code, head.reason)
     taken = len(data) - len(connection.trailing_data[0])
     ended = isinstance(part, h11.EndOfMessage)
-    return Reading(
-        request.method, request.target, list(request.headers), body, taken if ended else None
-    )
+    return Reading(start, list(head.headers), body, taken if ended else None)
 
 
 class Listener:
     """Remembers what llhttp tells of the first message."""
 
     def __init__(self) -> None:
-        self.target = b""
+        self.text = b""
         self.fields: Fields = []
         self.body = b""
         self.headed = self.ended = False
 
     def on_url(self, part: bytes) -> None:
         """The target, perhaps in parts."""
-        self.target += part
+        self.text += part
+
+    def on_status(self, part: bytes) -> None:
+        """The reason phrase, perhaps in parts."""
+        self.text += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field, with the blanks after its value; trailers come here too."""
@@ -96,10 +124,10 @@ class Listener:
         self.ended = True
 
 
-def llhttp_reading(data: bytes) -> Reading | str:
+def llhttp_reading(data: bytes, *, answer: bool) -> Reading | str:
     """As llhttp reads it, byte by byte to see where it ends; in words why it does not."""
     listener = Listener()
-    parser = httptools.HttpRequestParser(listener)
+    parser = (httptools.HttpResponseParser if answer else httptools.HttpRequestParser)(listener)
     taken = 0
     try:
         while not listener.ended and taken < len(data):
@@ -107,29 +135,39 @@ def llhttp_reading(data: bytes) -> Reading | str:
             taken += 1
     except httptools.HttpParserError as error:
         return str(error)
+    if isinstance(parser, httptools.HttpResponseParser):
+        first = b"%d" % parser.get_status_code()
+    else:
+        first = parser.get_method()
     return Reading(
-        parser.get_method(),
-        listener.target,
-        listener.fields,
-        listener.body,
-        taken if listener.ended else None,
+        (first, listener.text), listener.fields, listener.body, taken if listener.ended else None
     )
 
 
 REFUSED_BY_LLHTTP = {
     "Invalid method encountered": "methods that are not registered",
     "Expected space after method": "methods that begin like a registered one",
-    "Request has invalid `Transfer-Encoding`": "a tab after `chunked`; the proxy writes its own",
     "Content-Length can't be present with Transfer-Encoding": "in trailers, where we drop it",
     "Invalid character in chunk extensions": "we say so at the end of the line",
     "Invalid character in chunk extensions name": "we say so at the end of the line",
     "Invalid character in chunk extensions value": "we say so at the end of the line",
 }
-"""What llhttp says to some requests that we accept, and why no two readers disagree for that."""
+"""What llhttp says to some messages that we accept, and why no two readers disagree for that."""
+
+TAB_AFTER_CODING = re.compile(rb"^transfer-encoding:.*\t[ \t]*\r$", re.IGNORECASE | re.MULTILINE)
+"""llhttp trims no tab and then knows the coding no more. The proxy writes this field itself."""
 
 METHODS = [b"GET", b"POST", b"HEAD", b"OPTIONS", b"DELETE", b"PATCH", b"PROPFIND"]
 TARGETS = [b"/", b"/a/b?c=d", b"//", b"/%2F..;x", b"/?", b"*", b"http://a.example/x"]
 VERSIONS = [b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.1", b"HTTP/1.0"]
+STATUSES = [
+    b"200 OK",
+    b"404 Not  Here",
+    b"204 No Content",
+    b"304 Not Modified",
+    b"500 \xe9",
+    b"200 ",
+]
 HOSTS = [b"a.example", b"a.example:80", b"[::1]:80", b"A.Example"]
 # Not both Upgrade and `Connection: upgrade`: then llhttp takes the body for the new protocol. The
 # proxy passes no upgrade on but a WebSocket's, which has no body.
@@ -194,10 +232,9 @@ def some(pool: list[bytes], most: int) -> st.SearchStrategy[list[bytes]]:
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> bytes:
-    """A request that is right or nearly so, and what follows it."""
-    line = b" ".join(draw(st.sampled_from(pool)) for pool in (METHODS, TARGETS, VERSIONS))
-    lines = [b"Host: " + draw(st.sampled_from(HOSTS))]
+def messages(draw: st.DrawFn, line: bytes, hosts: list[bytes]) -> bytes:
+    """A message that is right or nearly so, and what follows it."""
+    lines = [b"Host: " + host for host in hosts]
     lines += draw(some(FIELDS, 3)) + draw(some(FRAMINGS, 1))
     if draw(st.booleans()):
         lines += draw(some(FRAMINGS + ODD_LINES, 1))
@@ -209,33 +246,57 @@ def requests(draw: st.DrawFn) -> bytes:
     return data
 
 
+def lines_of(*pools: list[bytes]) -> st.SearchStrategy[bytes]:
+    """One of each, apart by spaces."""
+    return st.tuples(*map(st.sampled_from, pools)).map(b" ".join)
+
+
+requests = st.tuples(lines_of(METHODS, TARGETS, VERSIONS), st.sampled_from(HOSTS)).flatmap(
+    lambda start: messages(start[0], [start[1]])
+)
+answers = lines_of(VERSIONS, STATUSES).flatmap(lambda line: messages(line, []))
+
+
 def told_alike(reading: Reading) -> Reading:
     """The reading, less what cannot mislead.
 
     Others leave an absolute target to their users, and a coding's name may be in any case.
     """
-    target = reading.target
+    method, target = reading.start
     if target.lower().startswith(b"http"):
         path = re.sub(rb"^https?://[^/?]*", b"", target, flags=re.IGNORECASE)
-        nothing = b"*" if reading.method == b"OPTIONS" else b"/"
+        nothing = b"*" if method == b"OPTIONS" else b"/"
         target = path if path.startswith(b"/") else b"/" + path if path else nothing
     fields = [
         (name, value.lower() if name == b"transfer-encoding" else value)
         for name, value in reading.fields
     ]
-    return reading._replace(target=target, fields=fields)
+    return reading._replace(start=(method, target), fields=fields)
 
 
-@settings(max_examples=600)
-@given(requests())
-def test_two_others_agree(data: bytes) -> None:
-    """Method, target, fields, body and the place where the request ends are the same to all."""
-    ours = our_reading(data)
+def assert_agreement(data: bytes, *, answer: bool) -> None:
+    """What we understand, the others understand so too."""
+    ours = our_reading(data, answer=answer)
     event("refused" if ours is None else "accepted")
-    if ours is None:
+    if ours is None or TAB_AFTER_CODING.search(data):
         return
-    for theirs in (h11_reading(data), llhttp_reading(data)):
+    for read in (h11_reading, llhttp_reading):
+        theirs = read(data, answer=answer)
         if isinstance(theirs, str):
             assert theirs in REFUSED_BY_LLHTTP
         else:
             assert told_alike(theirs) == told_alike(ours)
+
+
+@settings(max_examples=600)
+@given(requests)
+def test_others_agree_on_requests(data: bytes) -> None:
+    """Method, target, fields, body and the place where the request ends are the same to all."""
+    assert_agreement(data, answer=False)
+
+
+@settings(max_examples=400)
+@given(answers)
+def test_others_agree_on_answers(data: bytes) -> None:
+    """So are status, reason, fields, body and end of an answer to GET."""
+    assert_agreement(data, answer=True)
