@@ -92,7 +92,7 @@ class DatabaseError(UsageFlowError):
 class UpstreamError(UsageFlowError):
     """The proxied API could not answer."""
 
-    code = "upstream"
+    code = "upstream_invalid"
     status = 502
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import usageflow.proxy.figures
-from usageflow.errors import UpstreamTimeout, UpstreamUnreachable
+from usageflow.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from usageflow.proxy.figures import (
     DURATION_BOUNDS_S,
     REFUSALS,
@@ -63,7 +63,7 @@ def test_an_unknown_refusal_is_counted_as_other() -> None:
 
 def test_every_refusal_in_the_source_is_told_apart() -> None:
     """A code that is added or dropped there is so here: none hides in `other`."""
-    codes = {UpstreamTimeout.code, UpstreamUnreachable.code}
+    codes = {UpstreamError.code, UpstreamTimeout.code, UpstreamUnreachable.code}
     for path in Path(usageflow.proxy.figures.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             match node:

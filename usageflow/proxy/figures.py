@@ -25,8 +25,8 @@ REFUSALS: Final = (
     *("header_timeout", "header_too_large", "http_version", "invalid_chunk", "invalid_framing"),
     *("invalid_header", "invalid_host", "invalid_request_line", "invalid_target"),
     *("metering_unavailable", "obsolete_folding", "request_line_too_long", "request_timeout"),
-    *("too_many_connections", "too_many_headers", "unknown_coding", "upstream_timeout"),
-    *("upstream_unreachable", "websockets_off", "other"),
+    *("too_many_connections", "too_many_headers", "unknown_coding", "upstream_invalid"),
+    *("upstream_timeout", "upstream_unreachable", "websockets_off", "other"),
 )
 """Codes of the proxy's own answers that are told apart; the slots of workers have a fixed size."""
 

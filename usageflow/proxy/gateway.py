@@ -134,8 +134,10 @@ class Gateway:
         now = self.now()
         for connection in tuple(self._connections):
             connection.check(now)
+        self.figures.metering_failures = self.meter.settlement.failures
         if self._log is not None:
             self._log.flush()
+            self.figures.access_lines_lost = self._log.lost
 
     # What connections ask
 
@@ -225,24 +227,29 @@ class Gateway:
 
     def finished(self, transit: Transit, peer: str) -> None:
         """A request is over: count it and log it."""
-        figures = self.figures
         seconds = self.now() - transit.started_at_s
+        self._count(transit, seconds)
+        if transit.code is not None and transit.code != CLIENT_LEFT:
+            self.figures.refused(transit.code)
+        if self._log is not None:
+            self._write(self._log, transit, peer, seconds)
+
+    def _count(self, transit: Transit, seconds: float) -> None:
         watch = transit.watch
-        figures.in_flight -= 1
-        figures.finished(
+        self.figures.in_flight -= 1
+        self.figures.finished(
             transit.status,
             seconds,
             transit.bytes_in,
             transit.bytes_out,
             watch is not None and watch.metered,
         )
-        if transit.code is not None and transit.code != CLIENT_LEFT:
-            figures.refused(transit.code)
-        if self._log is None:
-            return
+
+    def _write(self, log: AccessLog, transit: Transit, peer: str, seconds: float) -> None:
         head = transit.head
         asked_s = transit.answered_at_s - transit.started_at_s
-        self._log.write(
+        watch = transit.watch
+        log.write(
             ended_at_s=time.time(),
             client=client_address(values(head, _CALLERS).get(_CALLER, ()), peer, self._trusted),
             method=head.method,
@@ -285,9 +292,11 @@ class Gateway:
         self.figures.tunnels_open += 1
 
     def tunnel_ended(self, transit: Transit, peer: str) -> None:
-        """It is over."""
+        """It is over. It counts as a request that took as long as its handshake."""
         self.figures.tunnels_open -= 1
-        self.finished(transit, peer)
+        self._count(transit, transit.answered_at_s - transit.started_at_s)
+        if self._log is not None:
+            self._write(self._log, transit, peer, self.now() - transit.started_at_s)
 
     def _watch(
         self, head: RequestHead, scope: Scope, *, trusted: bool, upgrading: bool
