@@ -1,12 +1,15 @@
 """CPU per request and latency of our proxy, metered and durable, beside nginx and uvicorn + httpx.
 
 Same upstream, same load, same run; each proxy is one process on one core, load and upstream are on
-the others. How much of its core a proxy used is printed too: one that is not kept busy wakes up
-more often, for fewer requests each time, and looks dearer than it is.
+the others.
 
-The bar of the latency is for requests that arrive evenly spaced, as many for both as are half of
-what ours can carry: what clients see of a machine that is not overloaded. In the closed loop,
-printed beside it, every proxy is, and the faster one is sent more.
+The bars of CPU are for connections that ask again as soon as they were answered, so that every
+proxy is as busy as it can be; how much of its core it used is printed too. A proxy with less to do
+wakes up more often, for fewer requests each time, and each costs more.
+
+The bar of latency is for requests that arrive evenly spaced, as many for both as are half of what
+ours can carry: what clients see of a machine that is not overloaded. What the other load shows of
+either is printed without a bar.
 """
 
 import statistics
@@ -41,6 +44,7 @@ class Seen:
     rate_per_s: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     spaced_p99_ms: list[float] = field(default_factory=list)
+    spaced_cpu_us: list[float] = field(default_factory=list)
 
 
 Compared = dict[str, tuple[Proxy, str, int, Seen]]
@@ -70,7 +74,7 @@ def main() -> None:
         _measure_spaced(compared, rate_per_s)
     seen = {name: what for name, (_, _, _, what) in compared.items()}
     _show_cpu(seen, version or "no nginx")
-    _show_latency(seen, rate_per_s)
+    _show_rest(seen, rate_per_s)
 
 
 def _measure(compared: Compared) -> None:
@@ -91,7 +95,9 @@ def _measure_spaced(compared: Compared, rate_per_s: float) -> None:
         for name in (OURS, NGINX):
             if name in compared:
                 proxy, path, _, seen = compared[name]
-                times = drive(proxy.port, path, int(rate_per_s * SPACED_S), rate_per_s)
+                requests, cpu = int(rate_per_s * SPACED_S), cpu_s(proxy.pid)
+                times = drive(proxy.port, path, requests, rate_per_s)
+                seen.spaced_cpu_us.append((cpu_s(proxy.pid) - cpu) / requests * 1e6)
                 seen.spaced_p99_ms.append(p99_ms(times))
 
 
@@ -116,18 +122,22 @@ def _show_cpu(seen: dict[str, Seen], version: str) -> None:
     show(f"{title}, {version}, median of {ROUNDS}", lines)
 
 
-def _show_latency(seen: dict[str, Seen], rate_per_s: float) -> None:
-    spaced = _p99_lines({name: what.spaced_p99_ms for name, what in seen.items()}, bar=P99_MAX)
-    show(f"... p99 latency, {CONNECTIONS} connections, {rate_per_s:,.0f} requests a second", spaced)
-    closed = _p99_lines({name: what.p99_ms for name, what in seen.items()})
-    show(f"... p99 latency, {CONNECTIONS} connections that ask again at once", closed)
+def _show_rest(seen: dict[str, Seen], rate_per_s: float) -> None:
+    spaced = f"{CONNECTIONS} connections, {rate_per_s:,.0f} requests a second in all"
+    at_once = f"{CONNECTIONS} connections that ask again at once"
+    latency = {name: what.spaced_p99_ms for name, what in seen.items()}
+    show(f"... p99 latency, {spaced}", _beside_nginx(latency, "ms", P99_MAX))
+    latency = {name: what.p99_ms for name, what in seen.items()}
+    show(f"... p99 latency, {at_once}", _beside_nginx(latency, "ms"))
+    cpu = {name: what.spaced_cpu_us for name, what in seen.items()}
+    show(f"... CPU per request, {spaced}", _beside_nginx(cpu, "µs"))
 
 
-def _p99_lines(rounds: dict[str, list[float]], bar: float | None = None) -> list[Line]:
-    p99 = {name: statistics.median(times) for name, times in rounds.items() if times}
-    lines = [Line(name, f"{value:.2f} ms") for name, value in p99.items()]
-    if NGINX in p99:
-        times = p99[OURS] / p99[NGINX]
-        held = (f"{bar:g}", times <= bar) if bar else ()
-        lines.append(Line("usageflow / nginx", f"{times:.1f}", *held))
+def _beside_nginx(rounds: dict[str, list[float]], unit: str, most: int | None = None) -> list[Line]:
+    median = {name: statistics.median(values) for name, values in rounds.items() if values}
+    lines = [Line(name, f"{value:.2f} {unit}") for name, value in median.items()]
+    if NGINX in median:
+        times = median[OURS] / median[NGINX]
+        bar = (f"{most}", times <= most) if most else ()
+        lines.append(Line("usageflow / nginx", f"{times:.1f}", *bar))
     return lines
