@@ -28,6 +28,12 @@ metric = "API_CALL"
 """
 
 
+ALL_ELSE = (
+    *("--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0"),
+    *("--policies", "policies.toml"),
+)
+
+
 class Upstream(BaseHTTPRequestHandler):
     """An API in another language, for all the proxy knows."""
 
@@ -81,7 +87,7 @@ def test_a_request_through_the_proxy_is_in_its_spool(
             assert (answer.status_code, answer.text) == (200, "hello")
             shown = run("spool", tmp_path / "spool", "--json")
             proxy.send_signal(signal.SIGTERM)
-            proxy.wait(20)
+            assert proxy.wait(20) == 0
         finally:
             proxy.kill()
     (event,) = map(json.loads, shown.out.splitlines())
@@ -98,11 +104,22 @@ def test_a_request_through_the_proxy_is_in_its_spool(
         (("--upstream", "http://127.0.0.1:1", "--server", "http://127.0.0.1:2"), "no API key"),
         (("--upstream", "http://127.0.0.1:1", "--policies", "nowhere.toml"), "nowhere.toml"),
         (("--upstream", "ftp://127.0.0.1:1"), "ftp"),
+        (("--upstream", "http://127.0.0.1:1", "--upstream", "http://127.0.0.1:1"), "given twice"),
+        ((*ALL_ELSE, "--listen", "8080"), "127.0.0.1:8080"),
+        ((*ALL_ELSE, "--admin-listen", "8080"), "127.0.0.1:8080"),
+        ((*ALL_ELSE, "--tls-cert", "none.pem", "--tls-key", "none.key"), "none.pem"),
+        ((*ALL_ELSE, "--tls-cert", "none.pem", "--workers", "2"), "none.pem"),
     ],
 )
-def test_what_cannot_run_is_one_message(run: Run, options: tuple[str, ...], word: str) -> None:
-    """Each wrong or missing setting is named before anything listens."""
+def test_what_cannot_run_is_one_message(
+    run: Run, options: tuple[str, ...], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each wrong or missing setting is named before anything listens, also by workers."""
+    (tmp_path / "policies.toml").write_text(POLICIES)
+    monkeypatch.chdir(tmp_path)
     status, out, err = run("proxy", *options)
     assert (status, out) == (1, "")
-    assert err.startswith("usageflow: ")
-    assert word in err
+    *log, message = err.splitlines()
+    assert message.startswith("usageflow: ")
+    assert word in message
+    assert [line for line in log if " INFO " not in line] == []

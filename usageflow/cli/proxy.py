@@ -1,27 +1,42 @@
-"""`usageflow proxy`: the metering middleware around a streaming forwarder."""
+"""`usageflow proxy`: a metering reverse proxy in front of an API in any language."""
 
-from typing import Annotated
+import sys
+from typing import Annotated, Final
 
 from usageflow.cli.logs import log_to_stderr
-from usageflow.cli.options import setting
-from usageflow.config import Settings
+from usageflow.cli.options import ConfigOption, edge_settings, setting
 from usageflow.errors import ConfigurationError
+
+WORKER: Final = (sys.executable, "-m", "usageflow.cli.proxy_worker")
 
 
 def proxy(
     *,
-    upstream: Annotated[str | None, setting("upstream")] = None,
+    upstream: Annotated[list[str] | None, setting("upstream")] = None,
     listen: Annotated[str | None, setting("listen")] = None,
+    workers: Annotated[int | None, setting("workers")] = None,
+    tls_cert: Annotated[str | None, setting("tls_cert")] = None,
+    tls_key: Annotated[str | None, setting("tls_key")] = None,
+    admin_listen: Annotated[str | None, setting("admin_listen")] = None,
+    access_log: Annotated[str | None, setting("access_log")] = None,
     server: Annotated[str | None, setting("server")] = None,
     api_key: Annotated[str | None, setting("api_key")] = None,
     policies: Annotated[str | None, setting("policies")] = None,
     spool_dir: Annotated[str | None, setting("spool_dir")] = None,
     durability: Annotated[str | None, setting("durability")] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Run a metering proxy in front of an API in any language."""
-    settings = Settings.read(
-        upstream=upstream,
+    log_to_stderr()
+    settings = edge_settings(
+        config,
+        upstream=",".join(upstream) if upstream else None,
         listen=listen,
+        workers=workers,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        admin_listen=admin_listen,
+        access_log=access_log,
         server=server,
         api_key=api_key,
         policies=policies,
@@ -30,12 +45,11 @@ def proxy(
     )
     if settings.upstream is None:
         raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
-    from usageflow.middleware import UsageFlowMiddleware
-    from usageflow.proxy import ReverseProxy
-    from usageflow.proxy.serve import run
+    if settings.workers > 1:
+        from usageflow.proxy.workers import run as run_workers
 
-    log_to_stderr()
-    metered = UsageFlowMiddleware(
-        ReverseProxy(settings.upstream, settings=settings), settings=settings
-    )
-    run(metered, listen=settings.listen, drain_timeout_s=settings.drain_timeout_s)
+        run_workers(settings, WORKER)
+    else:
+        from usageflow.proxy.serve import run
+
+        run(settings)

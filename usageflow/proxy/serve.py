@@ -1,46 +1,160 @@
-"""Run an ASGI app on a socket with uvicorn, set up as an edge: no header of ours, no access log.
+"""One process that serves: its loop, its socket, and the order in which things start and stop.
 
-It knows no proxy in particular; the command line gives it the metered one.
+It knows no HTTP, which is the gateway's, and starts no other process, which is for `workers`.
 """
 
-import contextlib
+import asyncio
 import gc
-import math
+import logging
 import socket
+from collections.abc import Callable
+from contextlib import closing
 from typing import Final
 
-import uvicorn
+import uvloop
 
-from usageflow._types import ASGIApp
+from usageflow.config import Settings
 from usageflow.errors import ConfigurationError
+from usageflow.proxy.certificates import Certificates
+from usageflow.proxy.figures_block import FiguresBlock, Slot
+from usageflow.proxy.gateway import Gateway
+from usageflow.proxy.listening import (
+    BACKLOG,
+    Listening,
+    admit,
+    allow_files,
+    announcement,
+    files_needed,
+    turn_away,
+)
+from usageflow.proxy.report import admin, blank, reading
+from usageflow.proxy.signals import on_signals
 
 GC_ALLOCATIONS: Final = 20_000
 """Net allocations between two looks of the collector; the default of 700 is one in ten requests."""
+LAST_ARRIVALS_S: Final = 0.2
+"""How long a stopping process still accepts: a handshake that began before takes at most one way
+across the world to end."""
+DRAIN_LOOK_S: Final = 0.02
+"""How often a draining process looks whether it is done."""
+PUBLISH_S: Final = 0.25
+"""How often the figures are told: more often than anybody asks, and 0.1 % of a core."""
+
+logger = logging.getLogger("usageflow.proxy")
 
 
-def run(app: ASGIApp, *, listen: str, drain_timeout_s: float) -> None:
-    """Serve `app` on `listen` (HOST:PORT) until SIGINT or SIGTERM, then drain and return.
+class Serving:
+    """A gateway on a socket, from its start until it was told to stop and has drained.
 
-    Requests in flight get `drain_timeout_s` to end. Raises ConfigurationError when the address
-    is not one or cannot be listened on. After SIGTERM the process ends by that signal, as usual.
+    To be made in a running loop. `slot` is where its figures go. Raises ConfigurationError for
+    what cannot be served.
     """
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",  # refuses CL beside TE and bare LF, which the pure Python parser accepts
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,  # no peer is trusted to say who the client is
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=math.ceil(drain_timeout_s),
-    )
-    _settle_memory()
-    with bound_socket(listen) as listener, contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+
+    def __init__(self, settings: Settings, listener: socket.socket, slot: Slot) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._slot = slot
+        self._certificates = (
+            Certificates(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        )
+        self._gateway = Gateway(settings)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop gracefully; `run` returns when it is done. May be called again."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Read policies and certificates again and reopen the access log; drops nothing."""
+        logger.info("reloading")
+        if self._certificates is not None:
+            self._certificates.reload()
+        self._gateway.reload()
+
+    async def run(self, on_serving: Callable[[], None]) -> None:
+        """Serve until `stop`; what is in flight then has `drain_timeout_s` to end.
+
+        `on_serving` is called as soon as connections are accepted, which is not before the first
+        policies are there or were waited for. Raises ConfigurationError if somebody else has
+        begun to listen on the address.
+        """
+        keeping = asyncio.get_running_loop().create_task(self._keep_up())
+        try:
+            await self._gateway.start()
+            _settle_memory()
+            server = await self._listen()
+            on_serving()
+            await self._stopping.wait()
+            await self._drain(server)
+        finally:
+            await self._gateway.aclose()
+            keeping.cancel()
+
+    async def _listen(self) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
+        tls = None if self._certificates is None else self._certificates.context
+        unix = self._listener.family == socket.AF_UNIX
+        admit(self._listener)
+        try:
+            self._listener.listen(BACKLOG)  # uvloop would tell nobody that it cannot
+        except OSError as error:  # two were started at the same moment
+            raise ConfigurationError(
+                f"cannot listen on {self._settings.listen}: {error.strerror}"
+            ) from None
+        return await (loop.create_unix_server if unix else loop.create_server)(
+            self._gateway.connection,
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else self._settings.client_header_timeout_s,
+        )
+
+    async def _drain(self, server: asyncio.Server) -> None:
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._settings.drain_timeout_s
+        turn_away(self._listener)
+        self._gateway.drain()
+        await asyncio.sleep(LAST_ARRIVALS_S)
+        server.close()
+        while not self._gateway.drained:
+            if loop.time() > deadline_s:
+                logger.warning("what is still in flight is cut: it did not end in time")
+                return
+            await asyncio.sleep(DRAIN_LOOK_S)
+
+    async def _keep_up(self) -> None:
+        """Tell the figures, and look at the certificate files now and then."""
+        clock = asyncio.get_running_loop().time
+        look_at_s = clock() + self._settings.tls_poll_s
+        while True:
+            self._slot.publish(reading(self._gateway))
+            if self._certificates is not None and clock() > look_at_s:
+                self._certificates.poll()
+                look_at_s = clock() + self._settings.tls_poll_s
+            await asyncio.sleep(PUBLISH_S)
+
+
+def run(settings: Settings) -> None:
+    """Serve in this process, with one worker, until SIGTERM or SIGINT, then drain and return.
+
+    Raises ConfigurationError when an address, a certificate, an upstream or the policies cannot
+    be used.
+    """
+    allow_files(files_needed(settings))
+    block = FiguresBlock(blank(settings), workers=1)
+    with closing(block), Listening.bind(settings.listen) as listening, admin(settings, block):
+        uvloop.run(_run(settings, listening, block.slot(0)))
+
+
+async def _run(settings: Settings, listening: Listening, slot: Slot) -> None:
+    serving = Serving(settings, listening.sockets[0], slot)
+
+    def stop() -> None:
+        listening.withdraw()
+        serving.stop()
+
+    on_signals(stop=stop, reload=serving.reload)
+    await serving.run(lambda: logger.info("%s", announcement(settings, listening.address)))
 
 
 def _settle_memory() -> None:
@@ -51,23 +165,3 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS)
-
-
-def bound_socket(listen: str) -> socket.socket:
-    """A socket bound to HOST:PORT (`[::1]:8080` for IPv6). Raises ConfigurationError."""
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - 16 bits
-        raise ConfigurationError(f"listen address {listen!r} must look like 127.0.0.1:8080")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-    except OSError as error:
-        listener.close()
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port}: {error.strerror}; "
-            "stop what uses it, or choose another with --listen"
-        ) from error
-    return listener
