@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import NamedTuple
 
 from bench.bulk import MIB, download, upload
 from bench.proxies import Proxy, Start, nginx, nginx_version, usageflow
 from bench.report import Line, show
 from bench.servers import (
     OTHER_CORE,
+    cpu_s,
     forget_peak,
     free_port,
     peak_rss_bytes,
@@ -34,6 +36,7 @@ ON_DISK_MIB_MAX = 1_024
 WARM_UP_MIB = 64
 RSS_MIB_MAX, NGINX_SHARE_MIN = 16, 0.5
 
+NGINX, NGINX_DEFAULTS = "nginx, streaming", "nginx, its defaults"
 STREAMING = (
     "proxy_buffering off; proxy_request_buffering off; "
     "proxy_buffer_size 64k; proxy_buffers 8 64k; client_body_buffer_size 64k;"
@@ -60,38 +63,46 @@ Transfer = Callable[[int, int], None]
 """Moves so many MiB through the proxy on a port."""
 
 
-def _mib_per_s(transfer: Transfer, proxy: Proxy, mib: int) -> float:
-    with pinned(OTHER_CORE):
-        began_s = time.perf_counter()
-        transfer(proxy.port, mib)
-        return mib / (time.perf_counter() - began_s)
+class Moved(NamedTuple):
+    """How one transfer went."""
+
+    mib_per_s: float
+    cpu_s_per_gib: float
+    rss_mib: float
+    """Resident memory that was added at the most."""
+
+    def line(self, name: str) -> Line:
+        """The proxy of this name, its processor time too: that one others' load changes less."""
+        what = f"{name} ({self.cpu_s_per_gib:.2f} s of CPU a GiB)"
+        return Line(what, f"{self.mib_per_s:,.0f} MiB/s")
 
 
-def _ours(transfer: Transfer, proxy: Proxy, mib: int) -> tuple[float, float]:
-    """MiB per second, and MiB of resident memory that were added at the most."""
+def _move(transfer: Transfer, proxy: Proxy, mib: int) -> Moved:
     transfer(proxy.port, WARM_UP_MIB)  # imports, pools and buffers are there
     before = rss_bytes(proxy.pid)
     forget_peak(proxy.pid)
-    speed = _mib_per_s(transfer, proxy, mib)
-    return speed, (peak_rss_bytes(proxy.pid) - before) / MIB
+    with pinned(OTHER_CORE):
+        cpu, began_s = cpu_s(proxy.pid), time.perf_counter()
+        transfer(proxy.port, mib)
+        took_s, cpu = time.perf_counter() - began_s, cpu_s(proxy.pid) - cpu
+    rss_mib = (peak_rss_bytes(proxy.pid) - before) / MIB
+    return Moved(mib / took_s, cpu / mib * 1_024, rss_mib)
 
 
 def _lines(transfer: Transfer, ours: Proxy, others: dict[str, Proxy]) -> list[Line]:
     mib = int(GIB * 1_024)
-    speed, grown = _ours(transfer, ours, mib)
+    moved = _move(transfer, ours, mib)
+    grown = f"{moved.rss_mib:.1f} MiB"
     lines = [
-        Line("RSS added", f"{grown:.1f} MiB", f"{RSS_MIB_MAX} MiB", grown <= RSS_MIB_MAX),
-        Line("usageflow", f"{speed:,.0f} MiB/s"),
+        Line("RSS added", grown, f"{RSS_MIB_MAX} MiB", moved.rss_mib <= RSS_MIB_MAX),
+        moved.line("usageflow"),
     ]
     for name, proxy in others.items():
-        streams = name == "nginx"
-        theirs = _mib_per_s(transfer, proxy, mib if streams else min(mib, ON_DISK_MIB_MAX))
-        share = speed / theirs
+        streams = name == NGINX
+        theirs = _move(transfer, proxy, mib if streams else min(mib, ON_DISK_MIB_MAX))
+        share = moved.mib_per_s / theirs.mib_per_s
         bar = (f"{NGINX_SHARE_MIN}", share >= NGINX_SHARE_MIN) if streams else ()
-        lines += [
-            Line(name, f"{theirs:,.0f} MiB/s"),
-            Line("... usageflow's share of it", f"{share:.2f}", *bar),
-        ]
+        lines += [theirs.line(name), Line("... usageflow's share of it", f"{share:.2f}", *bar)]
     return lines
 
 
@@ -104,8 +115,8 @@ def main() -> None:
         stack.enter_context(running(python("bench.bulk", str(upstream)), upstream, OTHER_CORE))
         ours = stack.enter_context(usageflow(directory, upstream, POLICIES))
         starts: dict[str, Start] = {
-            "nginx": partial(nginx, options=STREAMING),
-            "nginx, with its buffers": nginx,
+            NGINX: partial(nginx, options=STREAMING),
+            NGINX_DEFAULTS: nginx,
         }
         others = {
             name: stack.enter_context(start(directory, upstream))
