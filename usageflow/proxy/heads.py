@@ -79,6 +79,9 @@ _BODILESS: Final = frozenset({204, 304})
 _SLASH: Final = ord("/")
 
 _BARE_LINE_FEED: Final = Refusal(400, "bare_line_feed", "A line ends without a carriage return.")
+_INVALID_HOST: Final = Refusal(
+    400, "invalid_host", "The request must have exactly one valid Host header."
+)
 _MISLEADING: Final = Refusal(
     400, "invalid_header", "A header has `_` where a header that the proxy relies on has `-`."
 )
@@ -95,7 +98,7 @@ _ALIASES: Final = frozenset(
     }
 )
 """CGI and WSGI give `Content_Length` and `Content-Length` to an application under one name."""
-_UNDOUBTED: Final = _ALIASES | {b"content-length", b"transfer-encoding"}
+_DOUBTFUL: Final = _ALIASES | {b"content-length", b"transfer-encoding"}
 """Without any of these, and with one valid Host, there is nothing to decide: most requests."""
 
 
@@ -115,30 +118,19 @@ def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> Reque
     method, target, minor = line.group(1, 2, 3)
     lowered = [(name.lower(), value) for name, value in fields]
     named = dict(lowered)
-    once = len(named) == len(lowered)
-    if not (once and _UNDOUBTED.isdisjoint(named) and _HOST.fullmatch(named.get(b"host", b""))):
-        refusal = _host_refusal(lowered, named, minor, once=once)
-        if refusal or not _ALIASES.isdisjoint(named):
-            return refusal or _MISLEADING
-        length = _body_bytes(lowered, named, minor, once=once)
-        if isinstance(length, Refusal):
-            return length
+    plain = len(named) == len(lowered) and _DOUBTFUL.isdisjoint(named)
+    if plain and _HOST.fullmatch(named.get(b"host", b"")):
+        length: int | Refusal | None = 0
     else:
-        length = UNTIL_CLOSE
+        length = _request_length(lowered, named, minor)
+    if isinstance(length, Refusal):
+        return length
     if target[0] != _SLASH or method == b"CONNECT":
         origin = _origin_form(method, target, named.get(b"host", b""))
         if isinstance(origin, Refusal):
             return origin
         target = origin
-    return RequestHead(
-        method,
-        target,
-        1 if minor == b"1" else 0,
-        fields,
-        lowered,
-        named,
-        0 if length == UNTIL_CLOSE else length,
-    )
+    return RequestHead(method, target, 1 if minor == b"1" else 0, fields, lowered, named, length)
 
 
 def parse_response(head: bytes) -> ResponseHead | str:
@@ -155,7 +147,7 @@ def parse_response(head: bytes) -> ResponseHead | str:
     minor, status, reason = line.group(1, 2, 3)
     lowered = [(name.lower(), value) for name, value in fields]
     named = dict(lowered)
-    length = _body_bytes(lowered, named, minor, once=len(named) == len(lowered))
+    length = _told_length(lowered, named, minor)
     if isinstance(length, Refusal):
         return length.message
     return ResponseHead(
@@ -210,34 +202,36 @@ def _fields_refusal(text: bytes, start: int) -> Refusal:
     return Refusal(400, "invalid_header", "A header is not a name, a colon and a printable value.")
 
 
-def _host_refusal(
-    lowered: Fields, named: dict[bytes, bytes], minor: bytes, *, once: bool
-) -> Refusal | None:
+def _request_length(
+    lowered: Fields, named: dict[bytes, bytes], minor: bytes
+) -> int | Refusal | None:
+    """The length of a request's body, of which no word means none; or what is wrong with it."""
     host = named.get(b"host")
     if host is None:
         sound = minor == b"0"
     else:
-        sound = bool(_HOST.fullmatch(host)) and (once or _count(lowered, b"host") == 1)
-    if sound:
-        return None
-    return Refusal(400, "invalid_host", "The request must have exactly one valid Host header.")
+        sound = _HOST.fullmatch(host) is not None and _is_single(b"host", lowered, named)
+    if not sound:
+        return _INVALID_HOST
+    if not _ALIASES.isdisjoint(named):
+        return _MISLEADING
+    length = _told_length(lowered, named, minor)
+    return 0 if length == UNTIL_CLOSE else length
 
 
-def _body_bytes(
-    lowered: Fields, named: dict[bytes, bytes], minor: bytes, *, once: bool
-) -> int | Refusal | None:
+def _told_length(lowered: Fields, named: dict[bytes, bytes], minor: bytes) -> int | Refusal | None:
     """The length that the fields tell: bytes, None for chunked, UNTIL_CLOSE for no word of it."""
     length = named.get(b"content-length")
     coding = named.get(b"transfer-encoding")
     if coding is None:
         if length is None:
             return UNTIL_CLOSE
-        if (once or _count(lowered, b"content-length") == 1) and _is_length(length):
+        if _is_length(length) and _is_single(b"content-length", lowered, named):
             return int(length)
         return _AMBIGUOUS
     if length is not None or minor == b"0":
         return _AMBIGUOUS
-    if coding.lower() != b"chunked" or not (once or _count(lowered, b"transfer-encoding") == 1):
+    if coding.lower() != b"chunked" or not _is_single(b"transfer-encoding", lowered, named):
         return Refusal(501, "unknown_coding", "The only transfer coding known here is chunked.")
     return None
 
@@ -246,8 +240,9 @@ def _is_length(value: bytes) -> bool:
     return value.isdigit() and len(value) <= _LENGTH_DIGITS_MAX
 
 
-def _count(lowered: Fields, name: bytes) -> int:
-    return sum(field[0] == name for field in lowered)
+def _is_single(name: bytes, lowered: Fields, named: dict[bytes, bytes]) -> bool:
+    """Whether a field that is there is there once. Seldom is any there twice."""
+    return len(named) == len(lowered) or sum(field[0] == name for field in lowered) == 1
 
 
 def _origin_form(method: bytes, target: bytes, host: bytes) -> bytes | Refusal:
