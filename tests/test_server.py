@@ -136,6 +136,30 @@ def await_answer(serving: Serving) -> None:
     pytest.fail("".join(serving.log))
 
 
+def test_the_owner_signs_up_by_the_link_of_the_start(
+    serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each start prints one that leads to its own form; once there is an owner, none does."""
+    links = []
+    for _ in range(2):
+        serving = serve()
+        line = capfd.readouterr().out
+        assert line.startswith(f"Create the owner's account: {serving.url}/signup?token=")
+        assert line.partition("token=")[2].strip() not in "".join(serving.log)
+        links.append(line.split()[-1])
+        if len(links) == 1:
+            assert serving.stop() == 0
+    url, _, token = links[1].partition("?token=")
+    old = links[0].partition("?token=")[2]
+    assert httpx.get(url, params={"token": old}).status_code == 404
+    assert "Create account" in httpx.get(links[1]).text
+    form = {"organization": "Acme", "email": "ada@example.com", "password": "four dry small words"}
+    assert "Acme is set up" in httpx.post(url, data={"token": token, **form}).text
+    assert serving.stop() == 0
+    serve()
+    assert capfd.readouterr().out == ""
+
+
 def test_it_serves_keys_made_while_it_runs_and_stops_cleanly(
     serve: Serve, command: Command, tmp_path: Path
 ) -> None:

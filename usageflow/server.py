@@ -7,6 +7,7 @@ own; `serve` adds the socket, the signals and uvicorn.
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from types import TracebackType
 from typing import Final, Self
@@ -16,6 +17,8 @@ import uvicorn
 from usageflow._types import ASGIApp
 from usageflow.addresses import bound_socket
 from usageflow.api import create_api
+from usageflow.api.signup import PATH as SIGNUP_PATH
+from usageflow.catalog.members import open_signup
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import current, publish
 from usageflow.config import Settings
@@ -48,12 +51,14 @@ logger = logging.getLogger("usageflow.server")
 class Server:
     """One served database: entered, it is open, migrated and claimed, and its worker runs.
 
-    `app` is the ASGI app to serve meanwhile. `policies`, if given, become the default
+    `app` is the ASGI app to serve meanwhile; `signup_token`, if not None, opens its sign-up page to
+    the owner, as long as there is none. `policies`, if given, become the default
     organization's policies first. Entering raises DatabaseError or ConfigurationError if it
     cannot be; then nothing stays open.
     """
 
     app: ASGIApp
+    signup_token: str | None
 
     def __init__(self, settings: Settings, *, policies: PolicyFile | None = None) -> None:
         self._settings = settings
@@ -91,6 +96,7 @@ class Server:
                 policies = [policy for policy, _ in self._policies.policies]
                 publish(tx, organization_id, policies, self._policies.metrics)
             in_use = len(current(tx, organization_id).items)
+            self.signup_token = open_signup(tx, organization_id)
         logger.info("database %s, %d policies", db.name, in_use)
         return organization_id
 
@@ -156,9 +162,15 @@ def forwarding(
     ]
 
 
-def serve(settings: Settings, *, policies: PolicyFile | None = None) -> None:
+def serve(
+    settings: Settings,
+    *,
+    policies: PolicyFile | None = None,
+    tell: Callable[[str], None] = logger.info,
+) -> None:
     """Serve until SIGINT or SIGTERM; then requests and calls in progress end, and it returns.
 
+    `tell` gets what a person must see: the link by which the owner signs up, while there is none.
     It waits at most DRAIN_S for requests and twice STOP_S for what the worker does.
     Raises ConfigurationError if the address is taken, and what `Server` raises.
     """
@@ -171,7 +183,10 @@ def serve(settings: Settings, *, policies: PolicyFile | None = None) -> None:
         Server(settings, policies=policies) as server,
     ):
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        logger.info("serving http://%s:%d", host, settings.port)
+        url = f"http://{host}:{settings.port}"
+        logger.info("serving %s", url)
+        if server.signup_token is not None:
+            tell(f"Create the owner's account: {url}{SIGNUP_PATH}?token={server.signup_token}")
         config = uvicorn.Config(
             server.app,
             loop="uvloop",

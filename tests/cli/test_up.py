@@ -203,6 +203,8 @@ def test_one_command_meters_an_api(upstream: str, tmp_path: Path) -> None:
         up.read_until("server  http")
         assert f"proxy   {up.proxy}  in front of {upstream}\n" in up.out
         assert f"server  http://127.0.0.1:{up.server}\n" in up.out
+        signup = f"Create the owner's account: http://127.0.0.1:{up.server}/signup?token="
+        assert signup in up.out
         assert get(up.proxy) == 200
         row = used(tmp_path, 1)
         assert (row["customer"], row["metric"], row["quantity"]) == ("acct_42", "API_CALL", 1)

@@ -31,4 +31,4 @@ def test_every_constraint_has_a_name(table: Table) -> None:
     for constraint in table.constraints:
         assert constraint.name
     states = [c for c in table.constraints if isinstance(c, CheckConstraint)]
-    assert bool(states) == ("state" in table.c or "aggregation" in table.c)
+    assert bool(states) == bool({"state", "aggregation", "role"} & set(table.c.keys()))

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from usageflow._version import __version__
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.problems import Problem, json_response
+from usageflow.api.signup import SignupPages
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import DatabaseError
@@ -41,6 +42,7 @@ def create_api(
             Route("/healthz", _alive, methods=["GET"]),
             Route("/readyz", _readiness(db), methods=["GET"]),
             *EdgeEndpoints(db, settings, on_events).routes(),
+            *SignupPages(db).routes(),
         ],
         exception_handlers={
             HTTPException: _refused,

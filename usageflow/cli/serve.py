@@ -1,5 +1,6 @@
 """`usageflow serve`: the HTTP API and the worker over one database."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +33,4 @@ def serve(
     published = None if policies is None else sound_file(policies)
     from usageflow.server import serve as run
 
-    run(settings, policies=published)
+    run(settings, policies=published, tell=partial(print, flush=True))

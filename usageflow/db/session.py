@@ -27,7 +27,7 @@ from sqlmodel import Session
 from usageflow.db.sqlite import SqliteFile
 from usageflow.errors import DatabaseError
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The newest migration. Revisions are numbers of four digits: a newer one compares greater."""
 CONNECT_TIMEOUT_S: Final = 5
 """Longest wait for a PostgreSQL connection."""

@@ -120,7 +120,37 @@ class OrganizationRow(Row, table=True):
     __tablename__ = "organization"
     id: str = _key()
     name: str = _text(unique=True)
+    """What commands call it by."""
     created_at: datetime = _instant()
+    display_name: str | None = _optional()
+    """What its people call it."""
+
+
+class MemberRow(Row, table=True):
+    """A person of an organization. `password_hash` tells how it was made (`catalog.passwords`)."""
+
+    __tablename__ = "member"
+    __table_args__ = (
+        CheckConstraint("role = 'OWNER'", name="role_known"),
+        UniqueConstraint("organization_id", "email"),
+    )
+    id: str = _key()
+    organization_id: str = _text("organization.id")
+    email: str = _text()
+    """In lower case."""
+    password_hash: str = _text()
+    role: str = _text()
+    created_at: datetime = _instant()
+
+
+class SignupTokenRow(Row, table=True):
+    """The one link by which an organization's owner may sign up; only its SHA-256 is kept."""
+
+    __tablename__ = "signup_token"
+    organization_id: str = _key("organization.id")
+    token_hash: str = _text(unique=True)
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
 
 
 class ApiKeyRow(Row, table=True):

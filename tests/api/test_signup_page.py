@@ -1,0 +1,43 @@
+"""The pages of the sign-up as text."""
+
+import base64
+import hashlib
+import re
+
+import pytest
+
+from usageflow.api.signup_page import STYLE_SOURCE, done_page, form_page, message_page
+
+HOSTILE = "\"><script>alert('x')</script>&amp;"
+PAGES = {
+    "form": form_page(HOSTILE, {"organization": HOSTILE, "email": HOSTILE}, {"email": HOSTILE}),
+    "done": done_page(HOSTILE, HOSTILE, HOSTILE),
+    "message": message_page(HOSTILE, HOSTILE),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_everything_is_escaped(name: str) -> None:
+    """What comes from outside is text, in elements and in attributes."""
+    assert "<script" not in PAGES[name]
+    assert "&amp;amp;" in PAGES[name]
+    assert '">&lt;' not in PAGES[name]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_style_is_the_one_that_is_allowed(name: str) -> None:
+    """The hash in the policy is that of the element's text, to the byte."""
+    (style,) = re.findall(r"<style>(.*?)</style>", PAGES[name], re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" == STYLE_SOURCE
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_is_a_whole_page(name: str) -> None:
+    """Language, width, title, one heading, and every element closed."""
+    page = PAGES[name]
+    assert page.startswith('<!doctype html>\n<html lang="en">')
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert page.count("<h1>") == page.count("<title>") == page.count("<main") == 1
+    for element in ("p", "h2", "pre", "label", "form", "button", "main", "style", "code"):
+        assert len(re.findall(rf"<{element}[ >]", page)) == page.count(f"</{element}>"), element
