@@ -193,7 +193,7 @@ async def test_the_question(upstream: Start, ask: Ask) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_unix_socket(ask: Ask, tmp_path: Path) -> None:
+async def test_a_unix_socket(ask: Ask, tmp_path: Path, stack: AsyncExitStack) -> None:
     """A target behind a unix socket is asked there."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -201,9 +201,8 @@ async def test_a_unix_socket(ask: Ask, tmp_path: Path) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_unix_server(serve, tmp_path / "api.sock")
+    stack.callback((await asyncio.start_unix_server(serve, tmp_path / "api.sock")).close)
     assert await ask(f"unix:{tmp_path}/api.sock") is None
-    server.close()
 
 
 @pytest.mark.anyio

@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -316,7 +316,7 @@ async def reached(way: Dialer) -> str:
 
 
 @pytest.mark.anyio
-async def test_a_unix_socket(tmp_path: Path) -> None:
+async def test_a_unix_socket(tmp_path: Path, stack: AsyncExitStack) -> None:
     """A path is dialled as it is; it has no name that could change."""
     path = tmp_path / "api.sock"
     way = dialer(f"unix:{path}")
@@ -324,8 +324,8 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
     with pytest.raises(UpstreamUnreachable):
         await way.dial(Noted)
     server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
+    stack.callback(server.close)
     assert await reached(way) == str(path)
-    server.close()
 
 
 @pytest.mark.anyio
@@ -349,11 +349,12 @@ async def test_refusals_are_logged_once(upstream: Start, caplog: pytest.LogCaptu
 
 
 @pytest.mark.anyio
-async def test_all_addresses_are_tried_in_turn(upstream: Start) -> None:
+async def test_all_addresses_are_tried_in_turn(upstream: Start, stack: AsyncExitStack) -> None:
     """Each connection begins with another address, and goes on when one refuses."""
     port = await upstream(silent)
     both = Names("127.0.0.1", "127.0.0.2")
     second = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.2", port)
+    stack.callback(second.close)
     way = dialer(f"http://api.test:{port}", resolve=both)
     assert [await reached(way) for _ in range(3)] == ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
     second.close()
@@ -372,12 +373,12 @@ async def test_a_black_hole(mute: int, caplog: pytest.LogCaptureFixture) -> None
 
 
 @pytest.mark.anyio
-async def test_a_black_hole_among_others(mute: int) -> None:
+async def test_a_black_hole_among_others(mute: int, stack: AsyncExitStack) -> None:
     """It gets its share of the time, so that the address behind it can be reached."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", mute)
+    stack.callback(server.close)
     way = dialer(f"http://api.test:{mute}", resolve=Names("127.0.0.2", "127.0.0.1"), timeout_s=0.2)
     assert await reached(way) == "127.0.0.1"
-    server.close()
 
 
 @pytest.mark.anyio

@@ -99,8 +99,8 @@ async def test_one_target(share: Share, up: Up, eventually: Eventually) -> None:
     assert upstreams.figures() == [TargetFigures(item, True, 1, 1, 0, 0)]
     assert upstreams.take() is connection
     upstreams.failed(connection.target)
-    upstreams.succeeded(connection.target)
     assert upstreams.figures()[0].healthy
+    upstreams.succeeded(connection.target)
     upstreams.release(connection)
     upstreams.drop_idle(connection.target)
     assert not connection.open
@@ -219,6 +219,19 @@ async def test_it_comes_back(share: Share, up: Up, caplog: pytest.LogCaptureFixt
     assert caplog.messages == [f"{bad}: not well: 1 failures in a row", f"{bad}: well again"]
 
 
+async def test_one_request_at_a_time_tries_it(share: Share, up: Up) -> None:
+    """While that one has no answer yet, no other is sent along."""
+    good, bad = await up(), await up()
+    upstreams = share(good, bad, upstream_failures_max=1, upstream_failed_s=10)
+    target = named(upstreams, bad)
+    upstreams.failed(target)
+    upstreams._by_target[target].standing._out_until = now()
+    upstreams.sweep(now())
+    assert await served(upstreams) == [bad]
+    upstreams.sweep(now())
+    assert await served(upstreams, 3) == 3 * [good]
+
+
 async def test_it_is_tried_while_down(share: Share, upstream: Start) -> None:
     """The request that tries one which is still down is served by another."""
     port = await upstream(silent)
@@ -280,7 +293,9 @@ async def test_health_is_checked(
     )
 
 
-async def test_a_name_that_changes(share: Share, upstream: Start, eventually: Eventually) -> None:
+async def test_a_name_that_changes(
+    share: Share, upstream: Start, eventually: Eventually, stack: AsyncExitStack
+) -> None:
     """New connections go to the new address; those to the old one end when they are idle."""
     addresses: Sequence[str] = ["127.0.0.1"]
 
@@ -289,7 +304,7 @@ async def test_a_name_that_changes(share: Share, upstream: Start, eventually: Ev
         return addresses
 
     port = await upstream(silent)
-    new = await asyncio.start_server(until_the_end, "127.0.0.2", port)
+    stack.callback((await asyncio.start_server(until_the_end, "127.0.0.2", port)).close)
     upstreams = share(f"http://api.test:{port}", resolve=resolve, dns_refresh_s=0.01)
     upstreams.start()
     idle, busy = await upstreams.acquire(), await upstreams.acquire()
@@ -302,7 +317,6 @@ async def test_a_name_that_changes(share: Share, upstream: Start, eventually: Ev
     fresh = await upstreams.acquire()
     assert fresh._transport.get_extra_info("peername") == ("127.0.0.2", port)
     upstreams.release(fresh)
-    new.close()
 
 
 async def test_closing(share: Share, up: Up) -> None:
