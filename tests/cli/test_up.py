@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from usageflow.cli.up import OF_PROXY, OF_SERVER, environment
+from usageflow.cli.up import OF_PROXY, OF_SERVER, _plan, _require_free, environment
 from usageflow.config import Settings
 
 Run = Callable[..., Any]
@@ -86,6 +86,31 @@ def test_a_child_reads_what_was_meant() -> None:
     settings = Settings(workers=3, part_interval_s=0.5, websockets="off", upstream="http://a:1")
     told = environment(settings, OF_PROXY | OF_SERVER, {})
     assert Settings.read(told) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({}, "http://127.0.0.1:8080"),
+        ({"listen": "[::1]:8443", "tls_cert": "c.pem"}, "https://[::1]:8443"),
+        ({"listen": "unix:/run/a.sock"}, "unix:/run/a.sock"),
+    ],
+)
+def test_where_the_proxy_is(
+    changes: dict[str, str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a client would write it; a socket file is the proxy's own business."""
+    settings = Settings(upstream="http://a:1", host="::", port=free_port(), **changes)
+    if settings.listen.startswith("unix:"):
+        _require_free(settings)
+    plan = _plan(settings)
+    plan.on_ready()
+    assert capsys.readouterr().out == (
+        f"proxy   {shown}  in front of http://a:1\nserver  http://[::1]:{settings.port}\n"
+    )
+    assert plan.server.listen == f"[::]:{settings.port}"
+    assert plan.proxy.environ["USAGEFLOW_SERVER"] == f"http://[::1]:{settings.port}"
+    assert "USAGEFLOW_API_KEY" not in plan.proxy.environ
 
 
 @pytest.mark.parametrize(

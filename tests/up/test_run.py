@@ -36,7 +36,11 @@ metric = "API_CALL"
 
 def read(path: Path) -> PolicyFile:
     """A file without problems."""
-    parsed = parse_file(path.read_text(), str(path))
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise PolicyFileError(str(path), [f"{path}: cannot be read: {error}"]) from None
+    parsed = parse_file(text, str(path))
     if parsed.problems:
         raise PolicyFileError(str(path), parsed.problems)
     return parsed
@@ -169,16 +173,34 @@ def test_policies_follow_their_file(
 
     def edit() -> None:
         assert active_policies(db) == ["first"]
+        file.unlink()
+        until(lambda: any("cannot be read" in text for text in caplog.messages))
         file.write_text("[[policy]]\nname = 1")
-        until(lambda: any("the policies stay as they were" in text for text in caplog.messages))
+        until(lambda: any("name" in text for text in caplog.messages))
         assert active_policies(db) == ["first"]
         file.write_text(POLICY.format(name="second"))
         until(lambda: active_policies(db) == ["second"])
 
     run(plan(policies=file, on_ready=then(edit)))
     told = [text for text in caplog.messages if "stay as they were" in text]
-    assert len(told) == 1
+    assert len(told) == 2, "once for each mistake"
     assert active_policies(db) == ["second"]
+
+
+def test_a_fault_of_ours_leaves_nothing_running(plan: MakePlan, folder: Path) -> None:
+    """What nobody thought of ends both children, and shows where it happened."""
+    file = folder / "p.toml"
+    file.write_text(POLICY.format(name="first"))
+    broken = iter([read(file)])
+    made = plan(
+        policies=file,
+        read_policies=lambda _: next(broken, None),
+        on_ready=lambda: file.write_text(POLICY.format(name="second")),
+    )
+    with pytest.raises(ExceptionGroup) as failed:
+        run(made)
+    assert failed.group_contains(AttributeError)
+    assert notes()[2:] == ["proxy ended", "server ended"]
 
 
 def test_a_busy_database_delays_a_change(

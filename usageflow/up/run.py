@@ -84,8 +84,11 @@ class _Run:
         self._has_key = True
         await self._proxy.start({variable("api_key"): key})
         plan.on_ready()
-        watching = () if self._policies is None else (self._policies.watch(),)
-        await asyncio.gather(self._server.keep(), self._proxy.keep(), *watching)
+        async with asyncio.TaskGroup() as keeping:
+            keeping.create_task(self._server.keep())
+            keeping.create_task(self._proxy.keep())
+            if self._policies is not None:
+                keeping.create_task(self._policies.watch())
 
     async def _stop(self) -> None:
         await self._proxy.stop()
