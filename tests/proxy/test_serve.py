@@ -121,15 +121,18 @@ def spooled(tmp_path: Path) -> int:
 
 
 class Load:
-    """Clients that ask again and again, over connections that they keep while they may."""
+    """Clients that ask again and again, over the same connection while they may, or over new ones.
+
+    The latter find out whether a connection that the kernel had made is dropped.
+    """
 
     def __init__(self, port: int) -> None:
         self._port = port
         self.answered = 0
         self.failed: list[str] = []
 
-    async def run(self) -> None:
-        """Ask until nobody listens any more."""
+    async def run(self, request: bytes) -> None:
+        """Send it until nobody listens any more."""
         while True:
             try:
                 opening = asyncio.open_connection("127.0.0.1", self._port)
@@ -137,14 +140,16 @@ class Load:
             except (OSError, TimeoutError):
                 return  # nothing was sent
             try:
-                while await self._ask(reader, writer):
+                while await self._ask(request, reader, writer):
                     pass
             except (asyncio.IncompleteReadError, ConnectionError) as error:
                 self.failed.append(repr(error))
             writer.close()
 
-    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(GET)
+    async def _ask(
+        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(2) == b"ok"
         self.answered += 1
@@ -160,7 +165,10 @@ async def test_a_stop_under_load_fails_no_request(
     load = Load(proxy.port)
     async with asyncio.TaskGroup() as clients:
         for _ in range(8):
-            clients.create_task(load.run())
+            clients.create_task(load.run(GET))
+            clients.create_task(
+                load.run(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            )
         await until(lambda: load.answered > 200)
         proxy.process.terminate()
     assert await proxy.ended() == 0
@@ -307,6 +315,24 @@ async def test_a_reload_changes_policies_and_certificate_and_drops_nothing(
     proxy.process.terminate()
     assert await proxy.ended() == 0
     assert spooled(tmp_path) == 1  # the download; the second request came after its policy went
+
+
+@pytest.mark.anyio
+async def test_new_certificate_files_are_noticed(
+    upstream: Callable[..., Awaitable[int]], spawn: Spawn, tmp_path: Path
+) -> None:
+    """Without a signal, as tools that renew certificates do not know us."""
+    write_pair(tmp_path, "old")
+    proxy = await spawn(
+        await upstream(answer_all),
+        *("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(tmp_path / "key.pem")),
+        USAGEFLOW_TLS_POLL_S="0.1",
+    )
+    write_pair(tmp_path, "new")
+    await until(lambda: "cert.pem loaded" in "".join(proxy.log))
+    _, writer, name = await dial_tls(proxy.port)
+    assert name == "new"
+    writer.close()
 
 
 @pytest.mark.anyio

@@ -49,7 +49,9 @@ class Worker:
         return f"worker {self._handover.number}{pid}"
 
     async def start(self) -> News:
-        """Start the process and wait for its news."""
+        """Start the process and wait for its news; not once it is to stop."""
+        if self._stopping:
+            return News.read(b"")
         ours, theirs = socket.socketpair()
         try:
             with theirs:
@@ -125,7 +127,7 @@ class Workers:
             if news.problem:
                 await first.ended()
                 raise ConfigurationError(news.problem)
-            await asyncio.gather(*(worker.start() for worker in others))
+            await asyncio.gather(*map(self._start, others))
             logger.info("%s", announcement(self._settings, self._listening.address))
         async with asyncio.TaskGroup() as keeping:
             for worker in self._workers:
@@ -153,6 +155,11 @@ class Workers:
         for worker in self._workers:
             worker.kill()
 
+    async def _start(self, worker: Worker) -> None:
+        news = await worker.start()
+        if news.problem and not self._stopping.is_set():
+            logger.error("%s cannot serve: %s", worker, news.problem)
+
     async def _keep(self, worker: Worker) -> None:
         """Start it again whenever it ends."""
         clock = asyncio.get_running_loop().time
@@ -165,12 +172,9 @@ class Workers:
                 pause_s = RESTART_S
             logger.error("%s ended with status %d; it is replaced", worker, status)
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await self._stopping.wait()
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
             pause_s, started_s = min(2 * pause_s, RESTART_S_MAX), clock()
-            news = await worker.start()
-            if news.problem and not self._stopping.is_set():
-                logger.error("%s cannot serve: %s", worker, news.problem)
+            await self._start(worker)
 
 
 def run(settings: Settings, command: Sequence[str]) -> None:
