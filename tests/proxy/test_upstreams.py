@@ -168,7 +168,7 @@ async def test_one_of_several_is_down(
     assert [one.healthy for one in upstreams.figures()] == [False, True]
     refused, left_out = caplog.messages
     assert refused.startswith(f"{bad}: no connection: ")
-    assert left_out == f"{bad}: not well: 2 failures in a row"
+    assert left_out == f"{bad}: not well: failures in a row: 2"
 
 
 async def test_all_are_down(
@@ -216,7 +216,7 @@ async def test_it_comes_back(share: Share, up: Up, caplog: pytest.LogCaptureFixt
     assert await served(upstreams) == [bad]
     upstreams.succeeded(target)
     assert Counter(await served(upstreams, 6)) == {good: 3, bad: 3}
-    assert caplog.messages == [f"{bad}: not well: 1 failures in a row", f"{bad}: well again"]
+    assert caplog.messages == [f"{bad}: not well: failures in a row: 1", f"{bad}: well again"]
 
 
 async def test_one_request_at_a_time_tries_it(share: Share, up: Up) -> None:
@@ -230,6 +230,18 @@ async def test_one_request_at_a_time_tries_it(share: Share, up: Up) -> None:
     assert await served(upstreams) == [bad]
     upstreams.sweep(now())
     assert await served(upstreams, 3) == 3 * [good]
+
+
+async def test_it_succeeds_before_it_is_tried(share: Share, up: Up) -> None:
+    """A long exchange that ends well brings it back for good: nothing is left to be tried."""
+    good, bad = await up(), await up()
+    upstreams = share(good, bad, upstream_failures_max=1, upstream_failed_s=10)
+    target = named(upstreams, bad)
+    upstreams.failed(target)
+    upstreams.sweep(now() + 11)
+    upstreams.succeeded(target)
+    assert Counter(await served(upstreams, 4)) == {good: 2, bad: 2}
+    assert all(one.healthy for one in upstreams.figures())
 
 
 async def test_it_is_tried_while_down(share: Share, upstream: Start) -> None:

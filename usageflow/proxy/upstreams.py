@@ -151,7 +151,7 @@ class Upstreams:
         if len(self._all) > 1:
             upstream = self._by_target[target]
             upstream.standing.failed(asyncio.get_running_loop().time())
-            self._judge(upstream, f"{self._settings.upstream_failures_max} failures in a row")
+            self._judge(upstream, f"failures in a row: {self._settings.upstream_failures_max}")
 
     def sweep(self, now: float) -> None:
         """Close what was idle for too long; fail exchanges that were silent for too long."""
@@ -216,6 +216,7 @@ class Upstreams:
         if well == self._well:
             return
         self._well, self._used = well, well or self._all
+        self._due = []  # it may be this one; the next sweep knows
         if upstream.standing.well:
             logger.info("%s: well again", upstream.target.name)
         else:
