@@ -97,7 +97,7 @@ def test_a_child_reads_what_was_meant() -> None:
     ],
 )
 def test_where_the_proxy_is(
-    changes: dict[str, str], shown: str, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a client would write it; a socket file is the proxy's own business."""
     settings = Settings(upstream="http://a:1", host="::", port=free_port(), **changes)
