@@ -1,0 +1,187 @@
+"""The page about the proxy is followed word by word, as a new user would, in an empty directory.
+
+Its files, its commands and its outputs, up to where it goes on to machines that are not at hand.
+Only ports are others, since those of the page may be in use.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = "docs/proxy.md"
+NOT_HERE = "docker build"
+"""How the first block begins that needs more than UsageFlow and curl."""
+PORTS = {
+    "python3 api.py": 9000,
+    "usageflow up": 8080,
+    "usageflow serve": 8787,
+    "usageflow proxy": 8080,
+}
+"""What runs until it is stopped, by how its command begins -> where the page lets it listen."""
+ADMIN_PORT = 9901
+PATIENCE_S = 60.0
+"""Longest wait for a command or a listening port; reached only when something is broken."""
+POLL_S = 0.1
+TOKEN = r"(?<=token=)[\w-]{43}"
+VARYING = (r"(?<=Date: ).+", r"(?<=Server: ).+", TOKEN, r"20\d\d-\d\d-\d\d \d\d:\d\d")
+"""What differs from one time to another."""
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the page uses curl")
+
+
+class Reader:
+    """Somebody who follows the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.output = ""
+        self._command = ""
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._ports = dict(zip((9000, 8080, 8787, ADMIN_PORT), free_ports(4), strict=True))
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        ours = {name: text for name, text in os.environ.items() if "USAGEFLOW" not in name}
+        port = str(self._ports[8787])  # the default, which the page does not name
+        self._environ = {**ours, "PATH": path, "PYTHONUNBUFFERED": "1", "USAGEFLOW_PORT": port}
+
+    def follow(self, language: str, text: str) -> None:
+        """Save the file, run the commands, or see that the output is this."""
+        for port, ours in self._ports.items():
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{ours}")
+            text = text.replace(f'"127.0.0.1", {port}', f'"127.0.0.1", {ours}')
+        if language == "toml":
+            (self.folder / "policies.toml").write_text(text)
+        elif language == "text":
+            self._expect(text)
+        elif started := next((name for name in PORTS if re.search(f"(?m)^{name}", text)), None):
+            self._start(started, text)
+        else:
+            self._run(text)
+
+    def stop(self, name: str) -> None:
+        """Press Ctrl-C."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGINT)
+        status = process.wait(PATIENCE_S)
+        assert status == 0 or name.startswith("python3"), self.log(name)
+
+    def stop_all(self) -> None:
+        """In the reverse order."""
+        for name in reversed(tuple(self._running)):
+            self.stop(name)
+
+    def log(self, name: str) -> str:
+        """What a running program printed."""
+        return (self.folder / f"{name.partition(' ')[2]}.log").read_text()
+
+    def _start(self, name: str, text: str) -> None:
+        if name == "usageflow serve":
+            self.stop("usageflow up")  # as the page says
+        shell = re.sub(rf"(?m)^(?={name})", "exec ", text)
+        with (self.folder / f"{name.partition(' ')[2]}.log").open("wb") as log:
+            self._running[name] = subprocess.Popen(
+                ["/bin/sh", "-c", shell], cwd=self.folder, env=self._environ, stdout=log, stderr=log
+            )
+        self._command = name
+        deadline = time.monotonic() + PATIENCE_S
+        while not accepts(self._ports[PORTS[name]]):
+            assert self._running[name].poll() is None, self.log(name)
+            assert time.monotonic() < deadline, self.log(name)
+            time.sleep(POLL_S)
+
+    def _run(self, shell: str) -> None:
+        self._command = shell
+        done = subprocess.run(
+            ["/bin/sh", "-c", shell],
+            cwd=self.folder,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        self.output = done.stdout
+        assert done.returncode == 0, done.stderr
+
+    def _expect(self, wanted: str) -> None:
+        """What a program prints may come a moment later, and what a command shows may change."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self._shows(wanted):
+            assert time.monotonic() < deadline, f"{self._command}\n{self.output}"
+            time.sleep(POLL_S)
+            if self._command not in PORTS:
+                self._only_looks()
+                self._run(self._command)
+
+    def _shows(self, wanted: str) -> bool:
+        if self._command in PORTS:
+            self.output = self.log(self._command)
+            return set(masked(wanted)) <= set(masked(self.output))
+        return masked(self.output) == masked(wanted)
+
+    def _only_looks(self) -> None:
+        """A command that is repeated must do no more than look."""
+        metered = f":{self._ports[8080]}/"
+        assert metered not in self._command, f"{self._command}\n{self.output}"
+
+
+def masked(output: str) -> list[str]:
+    """The lines of an output, without what differs each time."""
+    for pattern in VARYING:
+        output = re.sub(pattern, "*", output)
+    return [line.rstrip() for line in output.rstrip().splitlines()]
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses."""
+    with closing(socket.socket()) as first:
+        sockets = [first, *(socket.socket() for _ in range(count - 1))]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+        for one in sockets:
+            one.close()
+    return ports
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """One whose programs end with the test."""
+    made = Reader(tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop_all()
+
+
+def test_the_page_can_be_followed(reader: Reader, blocks: Any) -> None:
+    """Every command works as printed, every output is the one shown, the link leads to a form."""
+    page = [block for block in blocks if block.page == PAGE]
+    for block in page:
+        if block.text.startswith(NOT_HERE):
+            break
+        reader.follow(block.language, block.text)
+        if "/signup?token=" in block.text:
+            (link,) = re.findall(r"http://\S+/signup\?token=\S+", reader.output)
+            with urllib.request.urlopen(link) as answer:
+                assert "Create the owner" in answer.read().decode()
+    else:
+        pytest.fail("the page does not come to other machines")
