@@ -283,7 +283,10 @@ async def test_trailers_are_passed_on(upstream: Start, proxy: Start, dial: Dial)
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n", "upstream_invalid"),
+        (
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\nContent-Length: 0\r\n\r\n",
+            "upstream_invalid",
+        ),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 400_000, "upstream_invalid"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 5_000, "upstream_invalid"),
         (
@@ -291,7 +294,10 @@ async def test_trailers_are_passed_on(upstream: Start, proxy: Start, dial: Dial)
             "upstream_invalid",
         ),
         (b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", "upstream_invalid"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "upstream_invalid"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "upstream_invalid",
+        ),
         (b"220 smtp.example.com ESMTP\r\n", "upstream_invalid"),
         (
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nnot a chunk\r\n",

@@ -32,6 +32,7 @@ _SLOW_HEAD: Final = Refusal(408, "header_timeout", "The head of the request took
 _SLOW_BODY: Final = Refusal(408, "body_timeout", "The body of the request stopped coming.")
 _SLOW: Final = Refusal(504, "request_timeout", "The request and its answer took too long.")
 _BODY_TOO_LARGE: Final = Refusal(413, "body_too_large", "The body of the request is too large.")
+_STOPPED: Final = Refusal(502, "upstream_unreachable", "The proxy is shutting down.")
 
 
 class ClientConnection(asyncio.Protocol):
@@ -144,18 +145,15 @@ class ClientConnection(asyncio.Protocol):
             self._transit.client_ready()
         elif self._tunnel is not None:
             self._tunnel.client_ready()
+        elif not self._reading_body and not self._closing:
+            self._go_on()
 
     # The gateway calls these
-
-    @property
-    def busy(self) -> bool:
-        """A request is on its way."""
-        return self._transit is not None
 
     def check(self, now: float) -> None:
         """See whether a time has run out."""
         if now >= self._deadline_s:
-            self._expire()
+            self._expire(now)
         elif now >= self._request_deadline_s:
             self._request_deadline_s = _NEVER
             if self._transit is not None:
@@ -170,12 +168,18 @@ class ClientConnection(asyncio.Protocol):
             self._deadline_s = min(self._deadline_s, deadline_s)
 
     def end(self) -> None:
-        """The proxy has stopped."""
+        """The proxy stops and waits no longer: a request is answered by it, or its answer cut."""
         if self._tunnel is not None:
             self._tunnel.drain()
+        elif self._transit is not None:
+            self._closing = True
+            self._transit.refuse(_STOPPED)
         else:
-            self.eof_received()
-            self._transport.abort()
+            self._close()
+
+    def abort(self) -> None:
+        """The proxy has stopped."""
+        self._transport.abort()
 
     # The transit calls these
 
@@ -210,13 +214,14 @@ class ClientConnection(asyncio.Protocol):
         self._gateway.tunnel_began()
         if self._full:
             tunnel.client_full()
+        self.resume()
         data, self._buffer = self._buffer, b""
         if data:
             self.data_received(data)
 
     def end_pipe(self) -> None:
         """See tunnel.Side."""
-        self._transport.close()
+        self._close()
 
     def done(self, *, keep: bool) -> None:
         """See transit.Client."""
@@ -233,7 +238,7 @@ class ClientConnection(asyncio.Protocol):
         self._transit = None
         self._closing = True
         if not reset:
-            self._transport.close()
+            self._close()
             return
         raw = self._transport.get_extra_info("socket")
         if raw is not None and raw.family != socket.AF_UNIX:
@@ -285,7 +290,7 @@ class ClientConnection(asyncio.Protocol):
             self._request_deadline_s = gateway.now() + gateway.settings.request_timeout_s
         bytes_max = gateway.settings.request_body_bytes_max
         if length is not None and bytes_max is not None and length > bytes_max:
-            self._turn_away(_BODY_TOO_LARGE)
+            self._turn_away(_BODY_TOO_LARGE, head)
             return
         transit = self._transit = gateway.transit(self, head)
         if length == 0:
@@ -347,12 +352,10 @@ class ClientConnection(asyncio.Protocol):
         """The body cannot be carried on; nothing after it can be understood."""
         self._reading_body = False
         self._closing = True
-        transit = self._transit
-        if transit is None:
+        if self._transit is None:
             self._shut()
         else:
-            self.keep = False
-            transit.refuse(refusal)
+            self._transit.refuse(refusal)
 
     def _chunked_reader(self) -> ChunkedReader:
         settings = self._gateway.settings
@@ -368,12 +371,16 @@ class ClientConnection(asyncio.Protocol):
     # Ending
 
     def _go_on(self) -> None:
-        """The request is over on both sides."""
+        """The request is over on both sides. The next one has to wait until its answer is read, or
+        answers would pile up.
+        """
         if not self.keep or self._closing:
             self._shut()
             return
-        gateway = self._gateway
-        self._deadline_s = gateway.idle_until()
+        if self._full:
+            self.pause()
+            return
+        self._deadline_s = self._gateway.idle_until()
         self.resume()
         if self._buffer:
             # Not called at once: answers that need no upstream would recurse.
@@ -393,32 +400,44 @@ class ClientConnection(asyncio.Protocol):
             self._shut()
             return
         self.resume()
-        self._deadline_s = self._gateway.now() + self._gateway.settings.client_linger_s
+        self._limit_end()
 
-    def _turn_away(self, refusal: Refusal) -> None:
+    def _turn_away(self, refusal: Refusal, head: RequestHead | None = None) -> None:
         """Answer what never became a request, and close."""
-        self._gateway.turned_away(self.peer, refusal)
+        self._gateway.turned_away(self.peer, refusal, head)
         self.write(refusal_bytes(refusal))
+        self._closing = True
         self._shut()
 
     def _shut(self) -> None:
         """Close so that the client can read what was written: stop sending, then wait for its end.
 
-        TLS cannot be half closed; what was written is sent before it is closed.
+        Closing at once would reset the connection if more were to come, and the answer might be
+        lost. TLS cannot be half closed: it is closed at once only if the request was whole.
         """
+        unread = self._reading_body or self._closing
         self._closing = True
         self._reading_body = False
         self._buffer = b""
         if self._transport.is_closing():
             return
-        if not self._transport.can_write_eof():
-            self._transport.close()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        elif not unread:
+            self._close()
             return
-        self._transport.write_eof()
         self.resume()
+        self._limit_end()
+
+    def _close(self) -> None:
+        """Close once what was written has left."""
+        self._transport.close()
+        self._limit_end()
+
+    def _limit_end(self) -> None:
         self._deadline_s = self._gateway.now() + self._gateway.settings.client_linger_s
 
-    def _expire(self) -> None:
+    def _expire(self, now: float) -> None:
         self._deadline_s = _NEVER
         transit = self._transit
         if transit is not None:
@@ -427,18 +446,22 @@ class ClientConnection(asyncio.Protocol):
             transit.refuse(_SLOW_BODY)
         elif self._buffer and not self._closing and not self._reading_body:
             self._turn_away(_SLOW_HEAD)
+        elif self._full or self._reads():  # not idle: it has not got all of its answer yet
+            self._deadline_s = now + self._gateway.settings.client_write_timeout_s
         else:
             self._transport.abort()
 
     def _look_at_reader(self, now: float) -> None:
-        """A client that takes a little of its answer now and then is slow, not gone."""
-        unsent_bytes = self._transport.get_write_buffer_size()
-        if unsent_bytes < self._unsent_bytes:
-            self._unsent_bytes = unsent_bytes
+        if self._reads():
             self._write_deadline_s = now + self._gateway.settings.client_write_timeout_s
             return
         self._write_deadline_s = _NEVER
-        transit, self._transit = self._transit, None
-        if transit is not None:
-            transit.client_left()
         self._transport.abort()
+
+    def _reads(self) -> bool:
+        """Whether the client took some of what is left for it since this was asked last.
+
+        One that takes a little now and then is slow, not gone.
+        """
+        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        return self._unsent_bytes not in (0, before)

@@ -71,6 +71,7 @@ class Gateway:
         self._trusted = TrustedPeers.parse(settings.trusted_proxies)
         self._log = AccessLog.open(settings.access_log)
         self._connections: set[ClientConnection] = set()
+        self._refused: set[ClientConnection] = set()
         self._peers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host = _host_setting(settings)
@@ -118,6 +119,8 @@ class Gateway:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstreams.aclose()
         await self.meter.aclose()
+        for connection in tuple(self._connections):
+            connection.abort()
         if self._log is not None:
             self._log.close()
 
@@ -142,30 +145,31 @@ class Gateway:
     # What connections ask
 
     def admit(self, connection: ClientConnection) -> Refusal | None:
-        """Count a new connection, or refuse it."""
-        peer = connection.peer
+        """Count a new connection, or refuse it; those refused keep nobody else out."""
+        peer, settings = connection.peer, self.settings
+        connection.trusted = self._trusted.trusts(peer)
+        crowded = self._peers[peer] >= settings.connections_per_client_max
+        full = len(self._connections) - len(self._refused) >= settings.connections_max
         self._connections.add(connection)
-        self._peers[peer] += 1
         self.figures.connections_accepted += 1
         self.figures.connections_open += 1
-        settings = self.settings
-        connection.trusted = self._trusted.trusts(peer)
-        crowded = self._peers[peer] > settings.connections_per_client_max
-        if len(self._connections) > settings.connections_max or (
-            crowded and not connection.trusted
-        ):
+        if full or (crowded and not connection.trusted):
+            self._refused.add(connection)
             self.figures.connections_refused += 1
             return _TOO_MANY
+        self._peers[peer] += 1
         return None
 
     def forget(self, connection: ClientConnection) -> None:
         """A connection is gone."""
-        if connection in self._connections:
-            self._connections.remove(connection)
-            self.figures.connections_open -= 1
-            self._peers[connection.peer] -= 1
-            if not self._peers[connection.peer]:
-                del self._peers[connection.peer]
+        self._connections.remove(connection)
+        self.figures.connections_open -= 1
+        if connection in self._refused:
+            self._refused.remove(connection)
+            return
+        self._peers[connection.peer] -= 1
+        if not self._peers[connection.peer]:
+            del self._peers[connection.peer]
 
     def idle_until(self) -> float:
         """When a connection that rests from now on is closed."""
@@ -255,7 +259,7 @@ class Gateway:
             method=head.method,
             host=head.named.get(b"host", b""),
             target=head.target,
-            protocol="HTTP/1.1" if head.minor else "HTTP/1.0",
+            protocol=_protocol(head),
             status=transit.status,
             bytes_in=transit.bytes_in,
             bytes_out=transit.bytes_out,
@@ -267,18 +271,18 @@ class Gateway:
             aborted=transit.aborted,
         )
 
-    def turned_away(self, peer: str, refusal: Refusal) -> None:
-        """What came was no request, or one too many."""
+    def turned_away(self, peer: str, refusal: Refusal, head: RequestHead | None = None) -> None:
+        """What came was no request, or one too many, or one with this head that is too large."""
         self.figures.finished(refusal.status, 0.0, 0, 0, False)
         self.figures.refused(refusal.code)
         if self._log is not None:
             self._log.write(
                 ended_at_s=time.time(),
                 client=peer,
-                method=b"",
-                host=b"",
-                target=b"",
-                protocol="",
+                method=b"" if head is None else head.method,
+                host=b"" if head is None else head.named.get(b"host", b""),
+                target=b"" if head is None else head.target,
+                protocol="" if head is None else _protocol(head),
                 status=refusal.status,
                 bytes_in=0,
                 bytes_out=0,
@@ -337,6 +341,10 @@ def _scope(head: RequestHead, client: ClientConnection) -> Scope:
         "headers": head.lowered,
         "client": (client.peer, 0),
     }
+
+
+def _protocol(head: RequestHead) -> str:
+    return "HTTP/1.1" if head.minor else "HTTP/1.0"
 
 
 def _host_setting(settings: Settings) -> bytes:

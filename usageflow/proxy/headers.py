@@ -41,6 +41,7 @@ _STOPPED: Final = HOP_BY_HOP | _SPELLED | HOP_HEADERS
 _KEPT: Final = frozenset({b"host", b"expect", b"content-length"})
 """Never a client's to remove by naming them in Connection."""
 _NO_CONTENT: Final = 204
+_FINAL_FROM: Final = 200
 
 
 def request_fields(head: RequestHead) -> Fields:
@@ -117,12 +118,14 @@ def expects_continue(head: RequestHead) -> bool:
 def answer_fields(head: ResponseHead) -> tuple[Fields, Fields]:
     """The fields of an answer that cross, as they are and with lower-case names. The hot path.
 
-    A 204 loses its Content-Length, which it must not have (RFC 9110, section 8.6).
+    A 1xx and a 204 lose the Content-Length that they must not have (RFC 9110, section 8.6): whoever
+    believed it would take the next answer for a body.
     """
-    if head.status != _NO_CONTENT and HOP_BY_HOP.isdisjoint(head.named):
+    lengthless = head.status < _FINAL_FROM or head.status == _NO_CONTENT
+    if not lengthless and HOP_BY_HOP.isdisjoint(head.named):
         return head.fields, head.lowered
     stopped = HOP_BY_HOP | (tokens(head, b"connection") - _KEPT)
-    if head.status == _NO_CONTENT:
+    if lengthless:
         stopped |= {b"content-length"}
     crossing = [
         (field, lowered)
@@ -138,6 +141,18 @@ def answer_bytes(status: int, reason: bytes, fields: Fields, ending: bytes) -> b
     lines += [b"%b: %b" % field for field in fields]
     lines.append(ending)
     return b"\r\n".join(lines)
+
+
+def answer_ending(*, minor: int, keep: bool, chunked: bool) -> bytes:
+    """The lines of an answer's head about the connection to a client of HTTP/1.`minor`, and the
+    empty line.
+    """
+    lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
+    if not keep:
+        lines += b"Connection: close\r\n"
+    elif not minor:
+        lines += b"Connection: keep-alive\r\n"
+    return lines + b"\r\n"
 
 
 def tokens(head: RequestHead | ResponseHead, name: bytes) -> frozenset[bytes]:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 _READ_BYTES: Final = 65_536
@@ -27,8 +28,12 @@ class LastWords:
 
     @classmethod
     def of(cls, transport: asyncio.Transport) -> "LastWords | None":
-        """A second handle, if its bytes can be understood."""
-        return None if transport.get_extra_info("sslcontext") else cls(transport)
+        """A second handle, if its bytes can be understood and there are handles left."""
+        if transport.get_extra_info("sslcontext") is not None:
+            return None
+        with suppress(OSError):
+            return cls(transport)
+        return None
 
     def read(self) -> Iterator[bytes]:
         """What arrived and was not read yet."""

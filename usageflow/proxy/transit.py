@@ -11,6 +11,7 @@ from usageflow.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from usageflow.proxy.chunked import chunk, last_chunk
 from usageflow.proxy.headers import (
     answer_bytes,
+    answer_ending,
     answer_fields,
     expects_continue,
     persists,
@@ -40,6 +41,7 @@ CLIENT_LEFT_STATUS: Final = 499
 """What is logged where no status was sent, as nginx does."""
 
 _CONTINUE: Final = 100
+_GO_ON: Final = ResponseHead(_CONTINUE, b"Continue", 1, [], [], {}, 0)
 _UPGRADED: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
@@ -69,6 +71,7 @@ class Transit:
         "_chunked_out",
         "_client",
         "_continued",
+        "_decided",
         "_gateway",
         "_keep",
         "_late",
@@ -128,9 +131,12 @@ class Transit:
         self._usage_asked: UsageAsked | None = None
         self._pending: list[bytes] | None = None
         self._pending_bytes = 0
-        self._uploading = self._over = self._continued = self._retried = False
+        self._uploading = head.body_bytes != 0
+        self._decided = False  # what the client gets is known, though its end may have to wait
+        self._over = False  # the client has it, or is gone
+        self._continued = self._retried = False
         self._chunked_out = self._until_close = False
-        self._keep = not gateway.draining and persists(head)
+        self._keep = persists(head)
         self._tail = b""
 
     # The client's side
@@ -147,13 +153,15 @@ class Transit:
         if self._refusal is not None:
             self.refuse(self._refusal)
         elif self._usage_asked is not None:
+            if more:  # the upstream is asked when the body is there: it cannot ask for it
+                self.interim(_GO_ON)
             self._collect(self._usage_asked, part, more=more)
         else:
             self._send(part)
 
     def upload(self, part: bytes, *, more: bool) -> None:
         """Send more of the body."""
-        if self._over:
+        if self._decided:
             return
         self._uploading = more
         self.bytes_in += len(part)
@@ -170,8 +178,11 @@ class Transit:
             self._collect(self._usage_asked, part, more=more)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer ourselves; if the upstream's answer has begun, break it off instead."""
-        if self._over:
+        """Answer ourselves; if the upstream's answer has begun, break it off instead.
+
+        An answer that is complete and waits for its usage to be on disk is left alone.
+        """
+        if self._decided:
             return
         self.code = refusal.code
         if self.status:
@@ -179,14 +190,14 @@ class Transit:
             return
         fields, body = refusal_fields(refusal)
         self.status = refusal.status
-        self._keep = self._keep and not self._uploading
+        self._keep = self._keep and not self._uploading and not self._gateway.draining
         if self.watch is not None:
             self.watch.answered(refusal.status, fields)
             self.watch.carried(body, more=False)
         if self.head.method == b"HEAD":
             body = b""
         self.bytes_out = len(body)
-        ending = self._ending(chunked=False)
+        ending = answer_ending(minor=self.head.minor, keep=self._keep, chunked=False)
         self._end(answer_bytes(refusal.status, REASONS[refusal.status], fields, ending) + body)
 
     def client_left(self) -> None:
@@ -233,15 +244,14 @@ class Transit:
         except UpstreamError as error:
             self.failed(error)
             return
-        if self._over:
+        if self._decided:
             self._gateway.upstreams.release(connection)
             return
         part = b"".join(self._pending or ())
-        full = self._pending_bytes >= PENDING_BYTES_MAX
+        if self._pending_bytes >= PENDING_BYTES_MAX:
+            self._client.resume()  # before it is sent: the upstream may be full with it
         self._pending, self._pending_bytes = None, 0
         self._ask(connection, part)
-        if full:
-            self._client.resume()
 
     def _keep_back(self, pending: list[bytes], part: bytes) -> None:
         before = self._pending_bytes
@@ -319,12 +329,16 @@ class Transit:
         unknown = length is None or length == UNTIL_CLOSE
         self._chunked_out = unknown and self.head.minor == 1
         self._until_close = unknown and not self._chunked_out
-        if self._until_close or (self._uploading and self.undecided):
+        if self._until_close or gateway.draining or (self._uploading and self.undecided):
             self._keep = False
         if complete and gateway.times_metering:
             self._late = head, fields
             raw = b""
-        elif fields is not head.fields or not (self._keep and head.minor and self.head.minor):
+        elif (
+            fields is not head.fields
+            or self._chunked_out
+            or not (self._keep and head.minor and self.head.minor)
+        ):
             raw = self._head(head, fields)
         if complete:
             self._whole(raw, body, trailers)
@@ -369,7 +383,7 @@ class Transit:
 
     def failed(self, error: UpstreamError) -> None:
         """Ask again if that makes no difference; otherwise tell the client what happened."""
-        if self._over:
+        if self._decided:
             return
         connection, figures = self._upstream, self._gateway.figures
         self._release()
@@ -425,28 +439,18 @@ class Transit:
     def _head(self, head: ResponseHead, fields: Fields) -> bytes:
         if self._gateway.times_metering:
             fields = [*fields, (b"Server-Timing", server_timing(self._metering_s))]
-        ending = self._ending(chunked=self._chunked_out)
+        ending = answer_ending(minor=self.head.minor, keep=self._keep, chunked=self._chunked_out)
         return answer_bytes(head.status, head.reason, fields, ending)
 
     def _last_chunk(self, trailers: Fields) -> bytes:
         """The end of the answer; with trailers for those who asked (RFC 9110, section 10.1.4)."""
         return last_chunk(trailers if trailers and wants_trailers(self.head) else ())
 
-    def _ending(self, *, chunked: bool) -> bytes:
-        """The lines of an answer's head about this connection, and the empty one."""
-        if self._keep and self.head.minor and not chunked:
-            return b"\r\n"
-        lines = b"Transfer-Encoding: chunked\r\n" if chunked else b""
-        if not self._keep:
-            lines += b"Connection: close\r\n"
-        elif not self.head.minor:
-            lines += b"Connection: keep-alive\r\n"
-        return lines + b"\r\n"
-
     # The end
 
     def _end(self, tail: bytes) -> None:
         """The answer is complete but for `tail`, which waits until its usage is on disk."""
+        self._decided = True
         self._release()
         hold = self.watch.ended() if self.watch is not None else None
         self._tail = tail
@@ -476,7 +480,7 @@ class Transit:
         self._client.cut(reset=self._until_close)
 
     def _stop(self, reason: str) -> None:
-        self._over = True
+        self._decided = self._over = True
         self.aborted = reason
         self._release()
         if self.watch is not None:

@@ -32,7 +32,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 _TOO_LARGE: Final = "Its head is too large."
 _BEGINNING: Final = b"HTTP/1."
 _NO_HTTP: Final = "It is not HTTP/1."
-_UNASKED: Final = "It switches protocols, which it was not asked for."
+_UNASKED: Final = "It switches to a protocol that it was not asked for."
 _CUT_OFF: Final = "The upstream broke the connection before its answer was complete."
 
 
@@ -209,7 +209,11 @@ class UpstreamConnection(asyncio.Protocol):
             pipe.upstream_full()
 
     def end_pipe(self) -> None:
-        """Close an upgraded connection once what was written to it has left."""
+        """Close an upgraded connection once what was written to it has left.
+
+        It may not be taken: `silence_s` goes on.
+        """
+        self._active_at = self._loop.time()
         self._transport.close()
 
     @property
@@ -219,6 +223,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._keep_alive
             and not self._owed
             and not self._uploading
+            and not self._write_paused
             and not self._transport.is_closing()
         )
 
@@ -234,6 +239,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def silence_s(self, now: float) -> float:
         """How long the upstream has kept us waiting; 0 while it waits for us or for the client."""
+        if self._transport.is_closing():
+            return now - self._active_at
         waits_for_client = self._uploading and not self._write_paused
         if not self._owed or self._read_paused or waits_for_client:
             return 0.0
@@ -366,7 +373,7 @@ class UpstreamConnection(asyncio.Protocol):
         return None
 
     def _switch(self, asker: Asker, head: ResponseHead, rest: bytes) -> None:
-        if not self._upgrading:
+        if not self._upgrading or b"websocket" not in tokens(head, b"upgrade"):
             return self._refuse(_UNASKED)
         return asker.upgraded(head, rest)
 
