@@ -23,6 +23,7 @@ def reload(*_):
     note("reloads")
 signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else end)
 signal.signal(signal.SIGHUP, reload)
+signal.alarm(60)  # whatever happens to the test
 server = socket.create_server(("127.0.0.1", port))
 note("started " + os.environ.get("USAGEFLOW_API_KEY", ""))
 while True:
