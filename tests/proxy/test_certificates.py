@@ -81,8 +81,10 @@ async def served(certificates: Certificates) -> AsyncIterator[int]:
         writer.close()
 
     server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=certificates.context)
-    async with server:
+    try:
         yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
 
 
 async def connect(port: int, **options: Any) -> Stream:
