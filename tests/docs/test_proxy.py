@@ -4,11 +4,11 @@ import ast
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -24,6 +24,8 @@ from usageflow.proxy import figures, transit
 from usageflow.proxy.forwarded import forwarded_fields
 from usageflow.proxy.gateway import Gateway
 from usageflow.proxy.headers import FORWARDED, HOP_BY_HOP
+from usageflow.proxy.heads import parse_request
+from usageflow.proxy.refusals import Refusal
 from usageflow.recorder import read_spool
 
 ROOT = Path(__file__).parents[2]
@@ -155,9 +157,59 @@ def test_every_refusal_is_listed() -> None:
     assert listed.keys() == set(figures.REFUSALS) - {"other"}
 
 
+HOST = b"Host: h\r\n"
+REFUSED: dict[str, list[bytes]] = {
+    "invalid_request_line": [b"GET /a", b"GET  /a HTTP/1.1", b"GET /a b HTTP/1.1"],
+    "http_version": [b"GET /a HTTP/2.0", b"GET /a HTTP/1.2"],
+    "invalid_target": [
+        b"GET a HTTP/1.1",
+        b"GET http://other/ HTTP/1.1",
+        b"GET /a#b HTTP/1.1",
+        b"GET /\xe4 HTTP/1.1",
+    ],
+    "request_line_too_long": [b"GET /%b HTTP/1.1" % (b"a" * 8_192)],
+    "bare_line_feed": [b"GET /a HTTP/1.1\nA: b"],
+    "obsolete_folding": [b"GET /a HTTP/1.1\r\nA: b\r\n c"],
+    "invalid_header": [
+        b"GET /a HTTP/1.1\r\nA : b",
+        b"GET /a HTTP/1.1\r\nA B: c",
+        b"GET /a HTTP/1.1\r\nA: b\0",
+        b"GET /a HTTP/1.1\r\nContent_Length: 1",
+        b"GET /a HTTP/1.1\r\nTransfer_Encoding: chunked",
+    ],
+    "invalid_host": [b"GET /a HTTP/1.1\r\nHost: h", b"GET /a HTTP/1.1\r\nHost: /"],
+    "invalid_framing": [
+        b"POST /a HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked",
+        b"POST /a HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1",
+        b"POST /a HTTP/1.1\r\nContent-Length: +1",
+        b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked",
+    ],
+    "unknown_coding": [
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: gzip, chunked",
+        b"POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    ],
+    "too_many_headers": [b"GET /a HTTP/1.1" + b"\r\nA: b" * 128],
+    "connect_not_supported": [b"CONNECT h:443 HTTP/1.1"],
+}
+"""Code -> beginnings of heads, of which the page says that they are refused so."""
+
+
+@pytest.mark.parametrize("code", REFUSED)
+def test_what_cannot_be_read_is_refused_so(code: str) -> None:
+    """Each with one Host more, which is one too many where there was one."""
+    settings = Settings()
+    for head in REFUSED[code]:
+        read = parse_request(
+            head + b"\r\n" + HOST + b"\r\n",
+            line_bytes_max=settings.request_line_bytes_max,
+            fields_max=settings.request_headers_max,
+        )
+        assert isinstance(read, Refusal), head
+        assert read.code == code, head
+
+
 # What happens when something fails
 
-Script: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n"
 SAYS: dict[str, list[bytes | None]] = {
@@ -175,28 +227,53 @@ SAYS: dict[str, list[bytes | None]] = {
 """What fails -> what the upstream sends, part by part, before it closes; None: it just waits."""
 
 
-def upstream_that_says(parts: list[bytes | None], asked: asyncio.Event) -> Script:
-    """An upstream that plays this to one request."""
+class Conversation:
+    """One request on its way: who has got something by now."""
 
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, what: str) -> None:
+        self.parts = SAYS.get(what, [])
+        self.leaves = what if "client leaves" in what else ""
+        self.asked = asyncio.Event()
+        self.answered = asyncio.Event()
+
+    async def upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Play the parts to one request, each after the first once the client has got that."""
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
-            asked.set()
-            for part in parts:
+            self.asked.set()
+            for number, part in enumerate(self.parts):
                 if part is None:
                     await reader.read()  # until the proxy gives up
-                else:
-                    writer.write(part)
-                    await writer.drain()
-                    await asyncio.sleep(0.02)  # so that the next part comes by itself
+                    continue
+                if number:
+                    await self.answered.wait()
+                writer.write(part)
+                await writer.drain()
         writer.close()
 
-    return play
+    async def client(self, port: int) -> bytes:
+        """Ask, and give what comes until the connection ends; or leave."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v1/items/7 HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+        got = b""
+        if self.leaves:
+            await self.asked.wait()
+            if "within" in self.leaves:
+                await reader.readuntil(b"ab")
+        else:
+            with suppress(ConnectionError):
+                while data := await reader.read(65_536):
+                    got += data
+                    self.answered.set()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        return got
 
 
 @asynccontextmanager
 async def proxy(upstream_port: int, folder: Path) -> AsyncIterator[int]:
-    """A proxy in front of this port, with an access log in the folder."""
+    """A proxy in front of this port, with an access log in the folder; ends once it is idle."""
     settings = Settings(
         upstream=f"http://127.0.0.1:{upstream_port}",
         upstream_read_timeout_s=0.2,
@@ -204,45 +281,26 @@ async def proxy(upstream_port: int, folder: Path) -> AsyncIterator[int]:
         spool_dir=str(folder / "spool"),
         discovery="off",
     )
-    meter = Meter(settings, feed=FixedFeed(policies_for("GET /v1/items/:item")), app=False)
-    gateway = Gateway(settings, meter=meter)
+    feed = FixedFeed(policies_for("GET /v1/items/:item"))
+    gateway = Gateway(settings, meter=Meter(settings, feed=feed, app=False))
     await gateway.start()
     server = await asyncio.get_running_loop().create_server(gateway.connection, "127.0.0.1", 0)
     yield server.sockets[0].getsockname()[1]
+    while gateway.figures.in_flight:  # noqa: ASYNC110 - a client that left is heard of in a moment
+        await asyncio.sleep(0.01)
     server.close()
     await gateway.aclose()
 
 
-async def answer(port: int, asked: asyncio.Event, leaves: str) -> bytes:
-    """What a client gets until its connection ends or it `leaves`, before or within the answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /v1/items/7 HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
-    got = b""
-    if leaves:
-        await asked.wait()
-        if "within" in leaves:
-            await reader.readuntil(b"ab")
-    else:
-        with suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                got += data
-    writer.close()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
-    await asyncio.sleep(0.05)  # the proxy hears of it
-    return got
-
-
 async def fail(what: str, folder: Path) -> tuple[bytes, dict[str, Any]]:
     """Let a request fail so; what the client got, and the line of the log."""
-    asked = asyncio.Event()
-    script = upstream_that_says(SAYS.get(what, []), asked)
-    upstream = await asyncio.start_server(script, "127.0.0.1", 0)
+    conversation = Conversation(what)
+    upstream = await asyncio.start_server(conversation.upstream, "127.0.0.1", 0)
     port = upstream.sockets[0].getsockname()[1]
     if what not in SAYS:
         upstream.close()
     async with asyncio.timeout(PATIENCE_S), proxy(port, folder) as proxy_port:
-        got = await answer(proxy_port, asked, what if "client leaves" in what else "")
+        got = await conversation.client(proxy_port)
     upstream.close()
     (line,) = (folder / "access.log").read_text().splitlines()
     return got, json.loads(line)
