@@ -180,7 +180,7 @@ async def test_a_stop_under_load_fails_no_request(
 async def test_a_stop_waits_for_what_is_in_flight(
     upstream: Callable[..., Awaitable[int]], dial: Dial, spawn: Spawn
 ) -> None:
-    """A slow request is answered after SIGTERM, when nobody can connect any more."""
+    """A slow request is answered after SIGTERM and told that its connection ends; no new ones."""
     asked, go = asyncio.Event(), asyncio.Event()
 
     async def slow(wire: Any) -> None:
@@ -199,7 +199,9 @@ async def test_a_stop_waits_for_what_is_in_flight(
     with pytest.raises(ConnectionRefusedError):
         await dial(proxy.port)
     go.set()
-    assert (await wire.head()).startswith(b"HTTP/1.1 200")
+    head = await wire.head()
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in head.lower()
     assert await wire.rest() == b"ok"
     assert await proxy.ended() == 0
 
