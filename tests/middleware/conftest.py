@@ -40,7 +40,7 @@ class ManualRecorder:
         """Count the starts."""
         self.started += 1
 
-    def close(self) -> None:
+    def close(self, ship_s: float | None = None) -> None:
         """Count the closes."""
         self.closed += 1
 

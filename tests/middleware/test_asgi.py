@@ -287,6 +287,9 @@ class _LateFeed:
     def wait_for_keys(self, timeout_s: float) -> None:
         """No keys."""
 
+    def refresh(self) -> None:
+        """Nothing comes sooner."""
+
     def close(self) -> None:
         pass
 
@@ -380,7 +383,7 @@ def test_the_apps_own_lifespan_is_left_alone_and_the_spool_is_drained(kit: Any) 
     log: list[str] = []
 
     class Logging(kit.ManualRecorder):  # type: ignore[misc]
-        def close(self) -> None:
+        def close(self, ship_s: float | None = None) -> None:
             log.append("drained")
 
     recorder, client = Logging(), kit.Client()

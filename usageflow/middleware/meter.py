@@ -120,15 +120,18 @@ class Meter:
         """What records a growing stream in parts."""
         return PartTimer(self.pace.seconds, self.settlement.of_stream(match, exchange))
 
-    def close(self) -> None:
-        """Write and ship what is left, within `drain_timeout_s`, and stop. Blocks; see `aclose`."""
+    def close(self, ship_s: float | None = None) -> None:
+        """Write what is left, ship it within `ship_s`, and stop. Blocks; see `aclose`.
+
+        The time is `drain_timeout_s` unless it is given.
+        """
         self.feed.close()
         self.readiness.tell_missed()
-        self.recorder.close()
+        self.recorder.close(ship_s)
 
-    async def aclose(self) -> None:
+    async def aclose(self, ship_s: float | None = None) -> None:
         """Close without blocking the event loop."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close)
+        await asyncio.get_running_loop().run_in_executor(None, self.close, ship_s)
 
 
 def elapsed_ms(started_s: float) -> int:

@@ -97,11 +97,12 @@ class Match:
 class PolicySet:
     """Policies in force together; immutable, so that it is replaced as a whole.
 
-    `size` is how many there are; `version` is a hash over all of them and their versions;
-    `problems` has one line for each policy that was left out because another one claims the same.
+    `size` is how many there are; `fail_closed` as in Match, for any request; `version` is a hash
+    over all of them and their versions; `problems` has one line for each policy that was left out
+    because another one claims the same.
     """
 
-    __slots__ = ("_met", "_router", "_rules", "problems", "size", "version")
+    __slots__ = ("_met", "_router", "_rules", "fail_closed", "problems", "size", "version")
     EMPTY: ClassVar["PolicySet"]
 
     def __init__(
@@ -113,6 +114,7 @@ class PolicySet:
         """For policies without conflicting claims; `build` finds out."""
         self.problems = tuple(problems)
         self.size = len(policies)
+        self.fail_closed = any(policy.on_ledger_failure == "closed" for policy, _ in policies)
         self.version = _set_version(policies)
         self._met: dict[tuple[CompiledPolicy, ...], _Plan] = {}
         verifiers: Verifiers = {}

@@ -108,8 +108,8 @@ class Gateway:
         """No connection is left."""
         return not self._connections
 
-    async def aclose(self) -> None:
-        """Cut what is left, write and ship what was metered, and stop."""
+    async def aclose(self, ship_s: float | None = None) -> None:
+        """Cut what is left, write what was metered, ship it within `ship_s`, and stop."""
         if self._timer is not None:
             self._timer.cancel()
         for connection in tuple(self._connections):
@@ -118,7 +118,7 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstreams.aclose()
-        await self.meter.aclose()
+        await self.meter.aclose(ship_s)
         for connection in tuple(self._connections):
             connection.abort()
         if self._log is not None:

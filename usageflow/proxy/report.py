@@ -30,14 +30,18 @@ def blank(settings: Settings) -> Reading:
 def reading(gateway: "Gateway") -> Reading:
     """All that a gateway tells, as it is at this moment."""
     targets = gateway.upstreams.figures()
+    meter = gateway.meter
+    policies = meter.feed.current
     return Reading(
         traffic=gateway.figures,
-        recorder=gateway.meter.recorder.figures(),
+        recorder=meter.recorder.figures(),
         health=Health(
             ticked_s=time.monotonic(),
-            loaded=gateway.meter.readiness.reached,
+            loaded=meter.readiness.reached,
+            policies=policies.size,
             draining=gateway.draining,
             reachable=any(target.healthy for target in targets),
+            refusing=policies.fail_closed and not meter.recorder.healthy,
         ),
         targets={
             target.name: TargetFigures(

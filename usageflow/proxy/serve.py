@@ -35,6 +35,9 @@ GC_ALLOCATIONS: Final = 20_000
 LAST_ARRIVALS_S: Final = 0.2
 """How long a stopping process still accepts: a handshake that began before takes at most one way
 across the world to end."""
+SHIP_S: Final = 1.0
+"""What a stopping process at least has for its last delivery, when requests took all the time: what
+is not delivered waits in the spool."""
 DRAIN_LOOK_S: Final = 0.02
 """How often a draining process looks whether it is done."""
 PUBLISH_S: Final = 0.25
@@ -74,20 +77,26 @@ class Serving:
     async def run(self, on_serving: Callable[[], None]) -> None:
         """Serve until `stop`; what is in flight then has `drain_timeout_s` to end.
 
+        What is left of that time goes to the delivery of what was metered.
+
         `on_serving` is called as soon as connections are accepted, which is not before the first
         policies are there or were waited for. Raises ConfigurationError if somebody else has
         begun to listen on the address.
         """
-        keeping = asyncio.get_running_loop().create_task(self._keep_up())
+        loop = asyncio.get_running_loop()
+        keeping = loop.create_task(self._keep_up())
+        ship_s = SHIP_S
         try:
             await self._gateway.start()
             _settle_memory()
             server = await self._listen()
             on_serving()
             await self._stopping.wait()
-            await self._drain(server)
+            deadline_s = loop.time() + self._settings.drain_timeout_s
+            await self._drain(server, deadline_s)
+            ship_s = max(SHIP_S, deadline_s - loop.time())
         finally:
-            await self._gateway.aclose()
+            await self._gateway.aclose(ship_s)
             keeping.cancel()
 
     async def _listen(self) -> asyncio.Server:
@@ -109,9 +118,8 @@ class Serving:
             ssl_handshake_timeout=None if tls is None else self._settings.client_header_timeout_s,
         )
 
-    async def _drain(self, server: asyncio.Server) -> None:
+    async def _drain(self, server: asyncio.Server, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._settings.drain_timeout_s
         turn_away(self._listener)
         self._gateway.drain()
         await asyncio.sleep(LAST_ARRIVALS_S)

@@ -76,10 +76,10 @@ class Recorder:
         writer = self._writer
         return (writer or self.start()).record(events, loop)
 
-    def close(self) -> None:
-        """Write what is queued, ship what the server takes within `drain_timeout_s`, and stop.
+    def close(self, ship_s: float | None = None) -> None:
+        """Write what is queued, ship what the server takes within `ship_s`, and stop.
 
-        A later `record` starts anew.
+        That is `drain_timeout_s` unless it is given. A later `record` starts anew.
         """
         with self._lock:
             writer, shipper = self._writer, self._shipper
@@ -87,7 +87,7 @@ class Recorder:
         if writer is not None:
             writer.flush(WRITER_STOP_S)
         if shipper is not None:
-            shipper.stop(self._settings.drain_timeout_s)
+            shipper.stop(self._settings.drain_timeout_s if ship_s is None else ship_s)
         if writer is not None and not writer.stop(WRITER_STOP_S):
             log.error("%d events could not be written and are lost", writer.waiting_events)
 
