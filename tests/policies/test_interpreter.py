@@ -123,7 +123,7 @@ def test_a_document_that_is_too_deep_is_a_reason() -> None:
     """Comparing what is nested beyond Python's stack ends in words."""
     deep: list[Any] = []
     other: list[Any] = []
-    for _ in range(5_000):
+    for _ in range(10_000):
         deep, other = [deep], [other]
     found = Expression("a == b").search({"a": deep, "b": other})
     assert found == Reason("the expression meets values nested too deeply")
