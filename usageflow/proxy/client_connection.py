@@ -5,9 +5,11 @@ lose no answer. What becomes of a request is its Transit's business.
 """
 
 import asyncio
+import fcntl
 import math
 import socket
 import struct
+import termios
 from typing import TYPE_CHECKING, Final, cast
 
 from usageflow.proxy.chunked import ChunkedReader
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _HEAD_END: Final = b"\r\n\r\n"
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time: closing resets, so that the client sees no orderly end."""
+_COUNT: Final = struct.Struct("i")
 _NEVER: Final = math.inf
 
 _TOO_LONG: Final = Refusal(414, "request_line_too_long", "The request line is too long.")
@@ -130,7 +133,7 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client reads more slowly than the upstream answers."""
         self._full = True
-        self._unsent_bytes = self._transport.get_write_buffer_size()
+        self._unsent_bytes = _unsent_bytes(self._transport)
         self._write_deadline_s = self._gateway.now() + self._gateway.settings.client_write_timeout_s
         if self._transit is not None:
             self._transit.client_full()
@@ -463,5 +466,15 @@ class ClientConnection(asyncio.Protocol):
 
         One that takes a little now and then is slow, not gone.
         """
-        before, self._unsent_bytes = self._unsent_bytes, self._transport.get_write_buffer_size()
+        before, self._unsent_bytes = self._unsent_bytes, _unsent_bytes(self._transport)
         return self._unsent_bytes not in (0, before)
+
+
+def _unsent_bytes(transport: asyncio.Transport) -> int:
+    """What was written and has not arrived yet.
+
+    The kernel holds most of it, and takes more only when much of that has left.
+    """
+    handle = transport.get_extra_info("socket").fileno()
+    queued = fcntl.ioctl(handle, termios.TIOCOUTQ, bytes(_COUNT.size))
+    return transport.get_write_buffer_size() + int(_COUNT.unpack(queued)[0])
