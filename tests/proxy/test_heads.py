@@ -23,7 +23,7 @@ values = st.lists(st.sampled_from([*range(0x20, 0x7F), *range(0x80, 0x100), 9]),
     lambda codes: bytes(codes).strip(b" \t")
 )
 fields = st.lists(st.tuples(names, values), max_size=12)
-methods = st.from_regex(f"{TOKEN}{{1,32}}", fullmatch=True).map(str.encode)
+methods = st.from_regex(f"{TOKEN}{{1,32}}", fullmatch=True).map(str.upper).map(str.encode)
 targets = st.from_regex(r'/["!$-~]{0,30}', fullmatch=True).map(str.encode)
 blanks = st.text(" \t", max_size=3).map(str.encode)
 

@@ -64,7 +64,8 @@ TEXT: Final = rb"[^\x00-\x08\x0a-\x1f\x7f]"
 """Anything but control characters; bytes from 0x80 are opaque (RFC 9110, section 5.5)."""
 
 # Possessive repeats (`*+`) never look back: no input takes more than one pass.
-_METHOD: Final = rb"%b{1,%d}" % (TOKEN, METHOD_BYTES_MAX)
+# Some servers take `get` for GET, others do not: no method has small letters.
+_METHOD: Final = rb"[!#$%%&'*+.^_`|~0-9A-Z-]{1,%d}" % METHOD_BYTES_MAX
 _REQUEST_LINE: Final = re.compile(rb"(%b) ([\x21\x22\x24-\x7e]++) HTTP/1\.([01])\r\n" % _METHOD)
 _OTHER_TARGET: Final = re.compile(rb"%b [^ ]++ HTTP/1\.[01]\r" % _METHOD)
 _OTHER_VERSION: Final = re.compile(rb"%b [\x21-\x7e]++ HTTP/[0-9](\.[0-9])?\r" % _METHOD)
