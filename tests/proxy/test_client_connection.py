@@ -28,6 +28,8 @@ pytestmark = pytest.mark.anyio
 GET = b"GET /a HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /a HTTP/1.1\r\nHost: api\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+UPGRADE = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 MB = 1_048_576
 
 
@@ -103,9 +105,8 @@ async def test_answers_that_are_not_read_hold_back_the_next_request(
 async def test_many_pipelined_requests_that_need_no_upstream(serve: Serve, dial: Dial) -> None:
     """Their answers do not call one another until the stack is full."""
     _, port = await serve(1, websockets="off")
-    upgrade = GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     wire = await dial(port)
-    wire.writer.write(upgrade * 2_000)
+    wire.writer.write(UPGRADE * 2_000)
     for _ in range(2_000):
         head = await wire.head()
         assert head.startswith(b"HTTP/1.1 501 ")
@@ -144,17 +145,77 @@ async def test_frames_that_come_with_a_handshake(upstream: Start, serve: Serve, 
     async def accept(wire: Any) -> None:
         await wire.head()
         await asyncio.sleep(0.1)
-        await wire.send(
-            b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        )
+        await wire.send(SWITCH)
         assert await wire.exactly(size) == b"z" * size
         await wire.send(b"all")
 
     _, port = await serve(await upstream(accept))
     wire = await dial(port)
-    wire.writer.write(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + b"z" * size)
+    wire.writer.write(UPGRADE + b"z" * size)
     assert (await wire.head()).startswith(b"HTTP/1.1 101 ")
     assert await wire.exactly(3) == b"all"
+
+
+async def test_a_tunnel_that_is_open_at_the_end(upstream: Start, serve: Serve, dial: Dial) -> None:
+    """Both sides see it break: no close frame is made up."""
+    left = asyncio.Event()
+
+    async def accept(wire: Any) -> None:
+        await wire.head()
+        await wire.send(SWITCH)
+        await wire.gone()
+        left.set()
+
+    made, port = await serve(await upstream(accept))
+    wire = await dial(port)
+    await wire.send(UPGRADE)
+    await wire.head()
+    await made.aclose()
+    assert await wire.rest() == b""
+    await asyncio.wait_for(left.wait(), 10)
+    assert made.figures.tunnels_open == 0
+
+
+@pytest.mark.parametrize("slow", ["client", "upstream"])
+async def test_the_slower_side_of_a_tunnel_sets_the_pace(
+    upstream: Start, serve: Serve, dial: Dial, *, slow: str
+) -> None:
+    """In its direction; it gets every byte."""
+    total = 20_000_000
+    go = asyncio.Event()
+    sent = 0
+
+    async def send(wire: Any) -> None:
+        nonlocal sent
+        while sent < total:
+            wire.writer.write(b"z" * 200_000)
+            await wire.writer.drain()
+            sent += 200_000
+
+    async def receive(wire: Any) -> None:
+        wire.writer.transport.pause_reading()
+        await go.wait()
+        wire.writer.transport.resume_reading()
+        await wire.exactly(total)
+
+    async def accept(wire: Any) -> None:
+        await wire.head()
+        await wire.send(SWITCH)
+        await (receive if slow == "upstream" else send)(wire)
+        await wire.gone()
+
+    _, port = await serve(await upstream(accept))
+    wire = await dial(port)
+    await wire.send(UPGRADE)
+    await wire.head()
+    task = asyncio.ensure_future((receive if slow == "client" else send)(wire))
+    known = -1
+    while known != sent:
+        known = sent
+        await asyncio.sleep(0.2)
+    assert sent < 18_000_000  # what the kernel's buffers hold
+    go.set()
+    await asyncio.wait_for(task, 10)
 
 
 # Memory
@@ -573,3 +634,29 @@ async def test_an_answer_that_breaks_off_over_tls(
             await asyncio.wait_for(reader.read(-1), 10)
     else:
         assert await asyncio.wait_for(reader.read(-1), 10) == b"5\r\nshort\r\n"
+
+
+async def test_an_upstream_over_tls_refuses_an_upload(
+    upstream: Start,
+    serve: Serve,
+    dial: Dial,
+    tls: tuple[ssl.SSLContext, ssl.SSLContext],
+    tmp_path: Path,
+) -> None:
+    """Its answer comes through, and so does the next one."""
+    refusal = b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno"
+
+    async def refuse(wire: Any) -> None:
+        await wire.head()
+        await wire.send(refusal)
+        await wire.gone()
+
+    api = await upstream(refuse, ssl=tls[0])
+    _, port = await serve(
+        0, upstream=f"https://127.0.0.1:{api}", upstream_ca=str(tmp_path / "pair.pem")
+    )
+    wire = await dial(port)
+    for _ in range(2):
+        await wire.send(POST + b"Content-Length: 200000\r\n\r\n" + b"z" * 100_000)
+        assert await wire.head() + await wire.exactly(2) == refusal
+        await wire.send(b"z" * 100_000)

@@ -499,13 +499,18 @@ async def test_the_total_time_of_a_request(
     assert set(told.events) == metrics
 
 
-async def test_the_total_time_includes_that_of_connecting(lab: Open, dial: Dial, deaf: int) -> None:
-    """A connection that comes too late is not used for what was refused already."""
-    made = await lab(deaf, request_timeout_s=0.1)
+async def test_the_total_time_includes_that_of_connecting(
+    lab: Open, dial: Dial, deaf: int, eventually: Until, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That there is no connection comes too late for what was refused already."""
+    made = await lab(deaf, request_timeout_s=0.1, upstream_connect_timeout_s=0.6)
     wire = await dial(made.port)
     await wire.send(GET)
     assert (await wire.head()).startswith(b"HTTP/1.1 504 ")
+    await eventually(lambda: caplog.messages)
+    caplog.clear()
     assert (await made.told()).line == (504, "request_timeout", None)
+    assert sum(made.gateway.figures.upstream_errors.values()) == 0
 
 
 async def test_a_complete_answer_is_not_refused_any_more(lab: Open, dial: Dial) -> None:

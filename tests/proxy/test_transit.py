@@ -160,7 +160,14 @@ async def test_a_body_that_is_changed_is_asked_for_by_the_proxy(
     sent = b'{"stream": true}'
     seen = b'{"stream_options":{"include_usage":true},"stream": true}'
     kind = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n"
-    api = Upstream(answer(CONTINUE + kind % len(STREAM) + STREAM, first=len(seen)))
+    half = len(STREAM) // 2
+
+    async def in_two(wire: Any, head: bytes) -> None:
+        await answer(CONTINUE + kind % len(STREAM) + STREAM[:half], first=len(seen))(wire, head)
+        await asyncio.sleep(0.01)
+        await wire.send(STREAM[half:])
+
+    api = Upstream(in_two)
     wire = await dial(await proxy(await upstream(api), policies=str(tmp_path / "p.toml")))
     await wire.send(
         EXPECT + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(sent)
