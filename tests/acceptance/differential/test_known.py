@@ -90,6 +90,8 @@ CASES = {
     "absolute-form of another host": (get(b"http://b.example/x"), 0, [400]),
     "absolute-form with a user": (get(b"http://a.example@b.example/x"), 0, [400]),
     "authority-form": (b"CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n", 0, [501]),
+    "asterisk-form": (get(b"*").replace(b"GET", b"OPTIONS"), 1, [200]),
+    "asterisk-form of GET": (get(b"*"), 0, [400]),
     "a relative path": (get(b"a"), 0, [400]),
     "encoded slashes and dots": (get(b"/%2Fa/%2e%2e/b%2fc"), 1, [200]),
     "double slashes": (get(b"//a.example//b"), 1, [200]),
