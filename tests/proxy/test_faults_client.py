@@ -450,6 +450,32 @@ async def test_an_upload_that_stops_within_the_answer(lab: Open, dial: Dial) -> 
     assert set(told.events) == {"REQUEST", "RESPONSE", "SUCCESS"}
 
 
+async def test_a_bare_line_feed_in_a_piece_of_its_own(lab: Open, dial: Dial) -> None:
+    """Is seen where two pieces meet."""
+    made = await lab(Upstream())
+    wire = await dial(made.port)
+    for piece in (b"GET /a HTTP/1.1\r", b"\nHost: api", b"\n"):
+        await wire.send(piece)
+        await asyncio.sleep(0.02)
+    assert await refused(wire) == (400, "bare_line_feed")
+
+
+@pytest.mark.parametrize("size", [4_000, 4_200])
+async def test_trailers_have_a_limit(lab: Open, dial: Dial, size: int) -> None:
+    """They are read and dropped; too large ones are refused."""
+
+    async def api(wire: Any) -> None:
+        await wire.head()
+        if not await wire.chunk():
+            await wire.send(OK)
+        await wire.gone()
+
+    made = await lab(api)
+    wire = await dial(made.port)
+    await wire.send(CHUNKS + b"0\r\nX: %b\r\n\r\n" % (b"x" * size))
+    assert (await wire.head()).startswith(b"HTTP/1.1 200" if size == 4_000 else b"HTTP/1.1 400")
+
+
 @pytest.mark.parametrize("sent", [b"", b"\r\n", GET])
 async def test_idle_connections_end_without_a_word(lab: Open, dial: Dial, sent: bytes) -> None:
     """A connection on which nothing comes, and one that rests after an answer."""

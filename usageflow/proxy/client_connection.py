@@ -22,6 +22,8 @@ from usageflow.proxy.upstream_connection import CHUNK_LINE_BYTES_MAX
 if TYPE_CHECKING:
     from usageflow.proxy.gateway import Gateway
 
+TRAILERS_BYTES_MAX: Final = 4_096
+"""Largest trailers of a request. They are dropped, and looked at again with each piece of them."""
 _HEAD_END: Final = b"\r\n\r\n"
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time: closing resets, so that the client sees no orderly end."""
@@ -110,8 +112,10 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) > self._gateway.settings.request_header_bytes_max:
                 self.pause()
+        elif self._buffer:
+            self._read_head(self._buffer + data, max(len(self._buffer) - len(_HEAD_END), 0))
         else:
-            self._read_head(self._buffer + data if self._buffer else data)
+            self._read_head(data, 0)
 
     def eof_received(self) -> None:
         """A client that sends no more has left: nothing tells it from one that only stopped
@@ -250,12 +254,13 @@ class ClientConnection(asyncio.Protocol):
 
     # Reading
 
-    def _read_head(self, data: bytes) -> None:
+    def _read_head(self, data: bytes, scanned: int) -> None:
+        """So many bytes were looked at before: a head that comes byte by byte costs no more."""
         if data[:2] == b"\r\n":  # RFC 9112, section 2.2: an empty line before a request is nothing
             data = data[2:]
-        end = data.find(_HEAD_END) + len(_HEAD_END)
+        end = data.find(_HEAD_END, scanned) + len(_HEAD_END)
         if end < len(_HEAD_END):
-            self._await_head(data)
+            self._await_head(data, scanned)
             return
         settings = self._gateway.settings
         if end > settings.request_header_bytes_max:
@@ -271,13 +276,13 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._begin(head, data[end:])
 
-    def _await_head(self, data: bytes) -> None:
+    def _await_head(self, data: bytes, scanned: int) -> None:
         """Keep an incomplete head, unless it can never become a good one."""
         settings = self._gateway.settings
         if not self._buffer and data:
             self._deadline_s = self._gateway.now() + settings.client_header_timeout_s
         self._buffer = data
-        if LONE_LINE_FEED.search(data):
+        if LONE_LINE_FEED.search(data, scanned):
             self._turn_away(_LINE_FEED)
         elif len(data) > settings.request_line_bytes_max and b"\r\n" not in data:
             self._turn_away(_TOO_LONG)
@@ -361,10 +366,9 @@ class ClientConnection(asyncio.Protocol):
             self._transit.refuse(refusal)
 
     def _chunked_reader(self) -> ChunkedReader:
-        settings = self._gateway.settings
         return ChunkedReader(
             line_bytes_max=CHUNK_LINE_BYTES_MAX,
-            trailers_bytes_max=settings.request_header_bytes_max,
+            trailers_bytes_max=TRAILERS_BYTES_MAX,
         )
 
     @property
@@ -392,7 +396,7 @@ class ClientConnection(asyncio.Protocol):
     def _next(self) -> None:
         if self._transit is None and not self._closing and not self._transport.is_closing():
             data, self._buffer = self._buffer, b""
-            self._read_head(data)
+            self._read_head(data, 0)
 
     def _linger(self, *, close: bool) -> None:
         """The answer is complete, the upload is not: read the rest away, for a while.
