@@ -310,13 +310,12 @@ class Gateway:
             return None, _NO_WEBSOCKETS
         if not meter.readiness.reached and not meter.readiness.look():
             meter.readiness.miss()
-        method = WEBSOCKET if upgrading else scope["method"]
         first = HOP_HEADER not in head.named
-        match, path = meter.match(method, scope, trusted=trusted, first=first)
+        if upgrading:
+            return self._handshake(scope, trusted=trusted, first=first)
+        match, path = meter.match(scope["method"], scope, trusted=trusted, first=first)
         if match is not None and meter.refuses(match):
             return None, _CLOSED
-        if upgrading:
-            return HandshakeWatch(meter, match, scope, path), None
         if match is not None:
             return ExchangeWatch(meter, match, scope, path), None
         if meter.discovery is not None and meter.readiness.reached and CLAIMED not in scope:
@@ -324,6 +323,21 @@ class Gateway:
             if observation is not None:
                 return ObservationWatch(observation), None
         return None, None
+
+    def _handshake(
+        self, scope: Scope, *, trusted: bool, first: bool
+    ) -> tuple[Watch | None, Refusal | None]:
+        """The policies of the WebSocket, and those of the GET that it is unless it is accepted."""
+        meter, as_get = self.meter, dict(scope)
+        match, path = meter.match(WEBSOCKET, scope, trusted=trusted, first=first)
+        plain, _ = meter.match(scope["method"], as_get, trusted=trusted, first=first)
+        if any(each is not None and meter.refuses(each) for each in (match, plain)):
+            return None, _CLOSED
+        if CLAIMED in as_get:
+            path_claimed, claims = as_get[CLAIMED]
+            _, others = scope.get(CLAIMED, as_get[CLAIMED])
+            scope[CLAIMED] = path_claimed, claims | others
+        return HandshakeWatch(meter, match, plain, scope, path), None
 
 
 def _scope(head: RequestHead, client: ClientConnection) -> Scope:

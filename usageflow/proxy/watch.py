@@ -113,11 +113,18 @@ class ExchangeWatch:
 
 
 class HandshakeWatch:
-    """The handshake of a WebSocket, whether policies apply to it or not."""
+    """The handshake of a WebSocket, whether policies apply to it or not.
 
-    __slots__ = ("_match", "_meter", "_over", "_talk")
+    It is a GET, and what an upstream without WebSockets answers is the answer to a GET. So the
+    policies of `plain` apply unless it is accepted; or `Upgrade: websocket` would pass them by.
+    Those of `match` apply too, but for metrics that both have.
+    """
 
-    def __init__(self, meter: Meter, match: Match | None, scope: Scope, path: str) -> None:
+    __slots__ = ("_match", "_meter", "_over", "_plain", "_plain_match", "_talk")
+
+    def __init__(
+        self, meter: Meter, match: Match | None, plain: Match | None, scope: Scope, path: str
+    ) -> None:
         self._meter = meter
         self._match = match
         self._talk: Overheard | None = None
@@ -125,6 +132,8 @@ class HandshakeWatch:
             self._talk = Overheard(
                 match, scope, path, started_at_s=time.time(), providers=meter.providers
             )
+        self._plain_match = plain
+        self._plain = None if plain is None else ExchangeWatch(meter, plain, scope, path)
         self._over = False
 
     @property
@@ -135,53 +144,73 @@ class HandshakeWatch:
     @property
     def metered(self) -> bool:
         """See Watch."""
-        return self._match is not None
+        return self._match is not None or self._plain is not None
 
     @property
     def metrics(self) -> Sequence[str]:
         """See Watch."""
-        return () if self._match is None else _metrics(self._match)
+        told = () if self._match is None else _metrics(self._match)
+        return told if self._plain is None else (*told, *self._plain.metrics)
 
     def tap(self, fields: Headers) -> Tap | None:
         """What listens to the WebSocket that was accepted with these fields."""
+        self._over, self._plain = True, None
         if self._talk is None:
             return None
-        self._over = True
         meter = self._meter
         return Tap(self._talk, self._record, pace=meter.pace, fields=fields, limits=meter.limits)
 
     def received(self, part: bytes, *, more: bool) -> None:
         """See Watch; a handshake has no body."""
+        if self._plain is not None:
+            self._plain.received(part, more=more)
 
     def answered(self, status: int, fields: Headers) -> None:
-        """See Watch; it was refused."""
+        """See Watch; it was refused, or served as a GET."""
         if self._talk is not None:
             start = {"type": "websocket.http.response.start", "status": status, "headers": fields}
             self._talk.sends(start)
+        if self._plain is not None:
+            self._plain.answered(status, fields)
 
     def carried(self, part: bytes, *, more: bool) -> None:
         """See Watch."""
         if self._talk is not None:
             body = {"type": "websocket.http.response.body", "body": part, "more_body": more}
             self._talk.sends(body)
+        if self._plain is not None:
+            self._plain.carried(part, more=more)
 
     def ended(self) -> Hold | None:
         """See Watch."""
-        if self._over or self._talk is None:
+        if self._over:
             return None
-        self._over = True
-        return self._record(last=True)
+        self._leave_to_plain()
+        hold = None if self._plain is None else self._plain.ended()
+        return self._record(last=True) or hold  # what is recorded later is on disk later
 
     def broken_off(self, reason: str) -> None:
         """See Watch."""
-        if self._talk is not None and not self._over:
+        if self._over:
+            return
+        self._leave_to_plain()
+        if self._plain is not None:
+            self._plain.broken_off(reason)
+        if self._talk is not None:
             self._talk.aborted = reason
-            self.ended()
+        self._record(last=True)
+
+    def _leave_to_plain(self) -> None:
+        """It was not accepted: what a policy of GET counts is counted by that one alone."""
+        self._over = True
+        if self._match is not None and self._plain_match is not None:
+            policies = self._meter.feed.current
+            self._match = policies.without(self._match, self._plain_match.claims)
 
     def _record(self, *, last: bool) -> Hold | None:
         match, talk = self._match, self._talk
-        assert match is not None  # noqa: S101 - what is listened to has a policy
-        assert talk is not None  # noqa: S101 - likewise
+        if match is None or talk is None:
+            return None
         hold = self._meter.settlement.settle_part(match, talk, last=last)
         talk.messages_since = 0
         return cast("Hold | None", hold)

@@ -200,3 +200,14 @@ def test_what_nobody_was_asked_for(sent: Callable[[list[bytes]], Any]) -> None:
     assert received.startswith(b"HTTP/1.1 400 ")
     assert not seen
     assert not events
+
+
+def test_an_upgrade_that_the_server_ignores(sent: Callable[[list[bytes]], Any]) -> None:
+    """A server without WebSockets serves the handshake as a GET, and that it is to the meter."""
+    handshake = get(b"/a", b"Connection: Upgrade", b"Upgrade: websocket")
+    seen, received, events = sent([handshake + get()])
+    assert received.count(b"HTTP/1.1 200 ") == len(seen) == 2
+    assert [(event.metric, event.request_method) for event in events] == [
+        *[("ASKED", "GET")] * 2,
+        *[("ANSWERED", "GET")] * 2,
+    ]
