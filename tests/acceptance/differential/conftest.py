@@ -194,6 +194,7 @@ async def on_uvicorn(protocol: Callable[..., asyncio.Protocol], app: App) -> Asy
         lifespan="off",
         log_level="critical",
         ws="none",
+        proxy_headers=False,
         timeout_keep_alive=KEPT_S,
         h11_max_incomplete_event_size=1_048_576,
     )
