@@ -61,6 +61,14 @@ def serve(gateway: Begin, stack: AsyncExitStack, tmp_path: Path) -> Callable[...
 Serve = Callable[..., Awaitable[tuple[Gateway, int]]]
 
 
+async def dial_small(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection to a port of this machine, with little room for what is not read."""
+    with socket.socket() as small:
+        small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        small.connect(("127.0.0.1", port))
+        return await asyncio.open_connection(sock=small.dup(), limit=1)
+
+
 async def always_ok(wire: Any) -> None:
     """Answers every request without a body."""
     while True:
@@ -327,10 +335,7 @@ async def test_a_client_that_reads_slowly_is_not_cut(
         buffer_bytes=65_536,
     )
     for ending in (b"", b"Connection: close\r\n"):
-        with socket.socket() as small:
-            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-            small.connect(("127.0.0.1", port))
-            reader, writer = await asyncio.open_connection(sock=small.dup(), limit=1)
+        reader, writer = await dial_small(port)
         writer.write(GET[:-2] + ending + b"\r\n")
         received = b""
         for _ in range(12):
@@ -365,6 +370,34 @@ async def test_what_was_answered_and_is_never_read_ends(
         await wire.send(request)
     await eventually(lambda: sum(made.figures.requests) == 3)
     await eventually(lambda: made.figures.connections_open == 0)
+
+
+async def test_an_answer_cut_for_a_client_that_reads_nothing(
+    upstream: Start, serve: Serve, eventually: Until
+) -> None:
+    """What little of it could not be sent keeps no connection open."""
+
+    async def cut(wire: Any) -> None:
+        await wire.head()
+        await wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+        while not transport().get_write_buffer_size():
+            await wire.send(b"z" * 10_000)
+            await asyncio.sleep(0.01 if not transport().get_write_buffer_size() else 0.3)
+
+    def transport() -> asyncio.Transport:
+        [connection] = made._connections
+        return connection._transport
+
+    made, port = await serve(
+        await upstream(cut), client_linger_s=0.2, client_write_timeout_s=0.2, buffer_bytes=65_536
+    )
+    _, writer = await dial_small(port)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    writer.write(GET)
+    await eventually(lambda: made.figures.upstream_errors["broken"])
+    assert not made.drained
+    await eventually(lambda: made.drained)
+    writer.close()
 
 
 # Draining and ending
@@ -576,6 +609,8 @@ async def test_a_refusal_within_an_upload_over_tls(
     await asyncio.wait_for(writer.drain(), 10)
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
     assert head.startswith(b"HTTP/1.1 413 ")
+    await asyncio.sleep(0.1)
+    assert not writer.transport.is_closing()
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError, ssl.SSLError)):
         await asyncio.wait_for(reader.readexactly(1_000), 10)
         raise ConnectionResetError

@@ -232,11 +232,11 @@ class ClientConnection(asyncio.Protocol):
 
     def done(self, *, keep: bool) -> None:
         """See transit.Client."""
-        transit, self._transit = self._transit, None
+        self._transit = None
         self.keep = keep
         self._request_deadline_s = _NEVER
         if self._reading_body:
-            self._linger(close=transit is not None and transit.undecided)
+            self._linger()
         else:
             self._go_on()
 
@@ -398,12 +398,12 @@ class ClientConnection(asyncio.Protocol):
             data, self._buffer = self._buffer, b""
             self._read_head(data, 0)
 
-    def _linger(self, *, close: bool) -> None:
+    def _linger(self) -> None:
         """The answer is complete, the upload is not: read the rest away, for a while.
 
         Closing at once would reset the connection, and the client might lose the answer.
         """
-        if close or not self.keep:
+        if not self.keep:
             self._shut()
             return
         self.resume()

@@ -219,14 +219,6 @@ class Transit:
         if self._upstream is not None:
             self._upstream.resume()
 
-    @property
-    def undecided(self) -> bool:
-        """The client was told to wait before it sends its body, and never told to go on.
-
-        It may send the body or its next request: nothing that comes can be understood any more.
-        """
-        return self._uploading and not self._continued and expects_continue(self.head)
-
     # Asking
 
     def _send(self, part: bytes) -> None:
@@ -329,7 +321,7 @@ class Transit:
         unknown = length is None or length == UNTIL_CLOSE
         self._chunked_out = unknown and self.head.minor == 1
         self._until_close = unknown and not self._chunked_out
-        if self._until_close or gateway.draining or (self._uploading and self.undecided):
+        if self._until_close or gateway.draining or (self._uploading and self._unsure()):
             self._keep = False
         if complete and gateway.times_metering:
             self._late = head, fields
@@ -441,6 +433,13 @@ class Transit:
             fields = [*fields, (b"Server-Timing", server_timing(self._metering_s))]
         ending = answer_ending(minor=self.head.minor, keep=self._keep, chunked=self._chunked_out)
         return answer_bytes(head.status, head.reason, fields, ending)
+
+    def _unsure(self) -> bool:
+        """Whether the client waits to be told to send its body, and was not told.
+
+        It may now send the body or its next request: nothing that comes can be understood any more.
+        """
+        return not self._continued and expects_continue(self.head)
 
     def _last_chunk(self, trailers: Fields) -> bytes:
         """The end of the answer; with trailers for those who asked (RFC 9110, section 10.1.4)."""
