@@ -451,6 +451,22 @@ async def test_a_stale_connection_is_not_noticed(lab: Open, dial: Dial) -> None:
     assert len(told.events) == 6
 
 
+async def test_two_stale_connections(lab: Open, dial: Dial, upstream: Start) -> None:
+    """The second of another upstream: nothing is asked a third time."""
+    apis = [Api(says()), Api(says())]
+    ports = [await upstream(api) for api in apis]
+    both = ",".join(f"http://127.0.0.1:{port}" for port in ports)
+    made = await lab(0, upstream=both)
+    wire = await dial(made.port)
+    for _ in apis:
+        await wire.send(GOOD)
+        assert await wire.head() + await wire.exactly(2) == OK
+    await wire.send(BAD)
+    assert (await wire.head()).startswith(b"HTTP/1.1 502 ")
+    assert [len(asked) for api in apis for asked in api.connections] == [2, 2]
+    assert (await made.told(3)).line == (502, "upstream_unreachable", None)
+
+
 async def test_what_began_to_be_answered_is_not_repeated(lab: Open, dial: Dial) -> None:
     """One byte of an answer shows that the request was processed."""
     api = Api(says(b"HTTP/1.1 100 Go on\r\n\r\nH", end="reset"))
