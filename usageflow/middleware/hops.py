@@ -14,7 +14,7 @@ from usageflow._types import Scope
 from usageflow.config import Settings
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.policies import Match, PolicySet
-from usageflow.policies.hops import HOP_HEADER, claimed, hop_header, hop_key
+from usageflow.policies.hops import HOP_HEADER, claimed, holding, hop_header, hop_key
 from usageflow.policies.reason import Reason
 
 log = logging.getLogger("usageflow.middleware")
@@ -96,7 +96,7 @@ class Hops:
         if not trusted:
             return self._disbelieve(UNTRUSTED)
         scope["headers"] = [field for field in scope["headers"] if field[0] != HOP_HEADER]
-        return found
+        return holding(found, websocket=method == WEBSOCKET)
 
     def _verified(self, value: bytes, method: str, scope: Scope) -> frozenset[str] | Reason:
         if self._key is None:

@@ -34,6 +34,7 @@ UNTIMELY: Final = Reason(
     f"it is more than {SKEW_S_MAX} s old, or the clocks of the two edges differ that much"
 )
 
+_AS_GET: Final = "get:"
 _VERSION: Final = b"1"
 _PURPOSE: Final = b"usageflow-hop/1"
 _LISTS_MAX: Final = 1_024
@@ -46,6 +47,18 @@ def claim(policy: Policy) -> str:
     A shadow policy bills nobody: it claims its metric from other shadow policies alone.
     """
     return policy.metric if policy.mode == "live" else f"{policy.mode}:{policy.metric}"
+
+
+def unless_accepted(claims: Iterable[str]) -> frozenset[str]:
+    """Claims on the handshake of a WebSocket that hold only if it stays the GET that it is."""
+    return frozenset(_AS_GET + one for one in claims)
+
+
+def holding(claims: frozenset[str], *, websocket: bool) -> frozenset[str]:
+    """What is claimed of a request that turned out to be a WebSocket, or none."""
+    if websocket:
+        return frozenset(one for one in claims if not one.startswith(_AS_GET))
+    return frozenset(one.removeprefix(_AS_GET) for one in claims)
 
 
 def hop_key(settings: Settings) -> bytes | None:

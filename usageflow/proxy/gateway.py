@@ -17,7 +17,7 @@ from usageflow.errors import ConfigurationError
 from usageflow.middleware.conversation import METHOD as WEBSOCKET
 from usageflow.middleware.hops import CLAIMED
 from usageflow.middleware.meter import Meter
-from usageflow.policies.hops import HOP_HEADER
+from usageflow.policies.hops import HOP_HEADER, unless_accepted
 from usageflow.proxy.access_log import AccessLog
 from usageflow.proxy.client_connection import ClientConnection
 from usageflow.proxy.figures import Figures
@@ -335,8 +335,8 @@ class Gateway:
             return None, _CLOSED
         if CLAIMED in as_get:
             path_claimed, claims = as_get[CLAIMED]
-            _, others = scope.get(CLAIMED, as_get[CLAIMED])
-            scope[CLAIMED] = path_claimed, claims | others
+            _, accepted = scope.get(CLAIMED, (path_claimed, frozenset()))
+            scope[CLAIMED] = path_claimed, accepted | unless_accepted(claims - accepted)
         return HandshakeWatch(meter, match, plain, scope, path), None
 
 
