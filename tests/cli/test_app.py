@@ -96,7 +96,12 @@ def test_what_usageflow_can_explain_is_one_message(
 
 @pytest.mark.parametrize(
     ("package", "extra"),
-    [("psycopg", "postgres"), ("uvicorn", "proxy"), ("sqlmodel.main", "server")],
+    [
+        ("psycopg", "postgres"),
+        ("uvloop", "proxy"),
+        ("uvicorn", "server"),
+        ("sqlmodel.main", "server"),
+    ],
 )
 def test_a_missing_extra_is_named(
     package: str,

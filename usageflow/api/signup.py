@@ -111,14 +111,15 @@ class SignupPages:
 
     async def _refused(self, request: Request, token: str) -> Response | None:
         """The answer to a link that does not work, or to too many of them."""
+        # First, so that nobody locks the owner out: behind a proxy all have one address.
+        if await run_in_threadpool(self._is_open, token):
+            return None
         address = request.client.host if request.client else ""
         if self._attempts.exhausted(address, self._clock()):
             text = "Wait a minute, then open the link as the server printed it."
             page = _page(429, message_page("Too many attempts", text))
             page.headers["retry-after"] = f"{ATTEMPTS_S:.0f}"
             return page
-        if await run_in_threadpool(self._is_open, token):
-            return None
         self._attempts.failed(address)
         return _no_link()
 

@@ -52,9 +52,12 @@ app.command("config")(config.config)
 
 _EXTRAS: Final = {
     "psycopg": "postgres",
-    **dict.fromkeys(("uvicorn", "httptools", "uvloop"), "proxy"),
+    "uvloop": "proxy",
     **dict.fromkeys(
-        ("starlette", "sqlmodel", "sqlalchemy", "alembic", "stripe", "requests", "jsonschema"),
+        (
+            *("uvicorn", "httptools", "starlette", "sqlmodel", "sqlalchemy", "alembic"),
+            *("stripe", "requests", "jsonschema"),
+        ),
         "server",
     ),
 }
