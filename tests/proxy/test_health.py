@@ -55,6 +55,17 @@ def test_left_out_for_a_while() -> None:
     assert (one.well, one.due(1000)) == (True, False)
 
 
+def test_on_trial() -> None:
+    """It is well until the next failure, however many were permitted before."""
+    one = standing(upstream_failures_max=2, upstream_failed_s=10)
+    one.failed(0)
+    one.failed(0)
+    one.on_trial()
+    assert (one.well, one.blameless) == (True, False)
+    one.failed(20)
+    assert (one.well, one.due(29)) == (False, False)
+
+
 def test_answers_in_a_row() -> None:
     """Only consecutive bad answers leave it out, only consecutive good ones bring it back."""
     one = standing(health_falls=2, health_rises=3)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, closing, suppress
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ def now() -> float:
 
 
 async def test_one_target(share: Share, up: Up, eventually: Eventually) -> None:
-    """Connections are taken, given back and reused; failures are not held against the only one."""
+    """Connections are taken, given back and reused; it is used also while it is not well."""
     item = await up()
     upstreams = share(item, upstream_failures_max=1)
     assert upstreams.take() is None
@@ -99,8 +99,11 @@ async def test_one_target(share: Share, up: Up, eventually: Eventually) -> None:
     assert upstreams.figures() == [TargetFigures(item, True, 1, 1, 0, 0)]
     assert upstreams.take() is connection
     upstreams.failed(connection.target)
-    assert upstreams.figures()[0].healthy
+    assert not upstreams.figures()[0].healthy
+    upstreams.release(connection)
+    assert upstreams.take() is connection
     upstreams.succeeded(connection.target)
+    assert upstreams.figures()[0].healthy
     upstreams.release(connection)
     upstreams.drop_idle(connection.target)
     assert not connection.open
@@ -196,6 +199,85 @@ async def test_none_is_well(share: Share, up: Up) -> None:
     assert await served(upstreams, 4) == 2 * items
     upstreams.succeeded(named(upstreams, items[1]))
     assert await served(upstreams, 4) == 4 * [items[1]]
+
+
+async def test_the_only_one_is_down(
+    share: Share, upstream: Start, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It shows; and without a request it is well again once it takes connections, not before."""
+    caplog.set_level(logging.INFO)
+    port = await upstream(silent)
+    item = f"http://127.0.0.3:{port}"
+    upstreams = share(item, upstream_failures_max=2, upstream_failed_s=0.01)
+    for well in (True, False):
+        with pytest.raises(UpstreamUnreachable):
+            await upstreams.acquire()
+        assert upstreams.figures()[0].healthy is well
+    upstreams.sweep(now())
+    assert not upstreams._tasks  # its time is not over
+    upstreams.sweep(now() + 1)
+    await eventually(lambda: not upstreams._tasks)
+    assert not upstreams.figures()[0].healthy
+    with closing(await asyncio.start_server(until_the_end, "127.0.0.3", port)):
+        upstreams.sweep(now() + 2)
+        await eventually(lambda: upstreams.figures()[0].healthy)
+    refused, *others = caplog.messages
+    assert refused.startswith(f"{item}: no connection: ")
+    assert others == [
+        f"{item}: not well: failures in a row: 2",
+        "no upstream is well: requests are sent all the same",
+        f"{item}: connected again",
+        f"{item}: well again",
+    ]
+
+
+async def test_who_takes_connections_is_on_trial(
+    share: Share, up: Up, eventually: Eventually
+) -> None:
+    """A target that takes connections and answers none is not well again for long: one failure."""
+    item = await up()
+    upstreams = share(item, upstream_failures_max=3, upstream_failed_s=10)
+    target = named(upstreams, item)
+    for _ in range(3):
+        upstreams.failed(target)
+    upstreams.sweep(now() + 11)
+    upstreams.sweep(now() + 11)
+    assert len(upstreams._tasks) == 1  # tried once at a time
+    await eventually(lambda: upstreams.figures()[0].healthy)
+    upstreams.failed(target)
+    assert not upstreams.figures()[0].healthy
+
+
+async def test_all_of_several_come_back(share: Share, up: Up, eventually: Eventually) -> None:
+    """When none is well each that is due is tried, so that no request has to."""
+    items = [await up() for _ in range(2)]
+    upstreams = share(*items, upstream_failures_max=1)
+    for item in items:
+        upstreams.failed(named(upstreams, item))
+    upstreams.sweep(now() + 11)
+    await eventually(lambda: all(one.healthy for one in upstreams.figures()))
+    assert await served(upstreams, 4) == 2 * items
+
+
+async def test_failures_are_told_once(
+    share: Share, up: Up, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first in a row, with its reason, and the end of the row; not each of many short rows."""
+    caplog.set_level(logging.INFO)
+    item = await up()
+    upstreams = share(item)
+    target = named(upstreams, item)
+    for _ in range(2):
+        upstreams.failed(target, "It broke.")
+    for _ in range(2):
+        upstreams.succeeded(target)
+    assert caplog.messages == [f"{item}: fails: It broke.", f"{item}: answers again"]
+    upstreams.failed(target, "It broke.")
+    upstreams.succeeded(target)
+    assert len(caplog.messages) == 2
+    upstreams._by_target[target]._quiet_until = now()
+    upstreams.failed(target, "It is silent.")
+    assert caplog.messages[2:] == [f"{item}: fails: It is silent."]
 
 
 async def test_it_comes_back(share: Share, up: Up, caplog: pytest.LogCaptureFixture) -> None:

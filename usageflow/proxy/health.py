@@ -22,9 +22,9 @@ class Standing:
     """What is known of one target. `now` is the loop's time in seconds.
 
     Passive: after `upstream_failures_max` exchanges in a row have failed it is left out for
-    `upstream_failed_s`; it is then `due` to be tried by one, whose success brings it back. Active:
-    `health_falls` bad answers in a row leave it out, `health_rises` good ones bring it back. Both
-    must be content.
+    `upstream_failed_s`; it is then `due` to be tried by one, whose success brings it back, or to be
+    used `on_trial`. Active: `health_falls` bad answers in a row leave it out, `health_rises` good
+    ones bring it back. Both must be content.
     """
 
     __slots__ = ("_answers", "_failures", "_out_until", "_settings", "_streak")
@@ -60,6 +60,10 @@ class Standing:
     def leave_out(self, now: float) -> None:
         """From now on for `upstream_failed_s`, as after too many failures."""
         self._out_until = now + self._settings.upstream_failed_s
+
+    def on_trial(self) -> None:
+        """Use it again; but the next exchange that fails leaves it out once more."""
+        self._out_until = None
 
     def due(self, now: float) -> bool:
         """It was left out for long enough."""

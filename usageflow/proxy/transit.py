@@ -390,7 +390,7 @@ class Transit:
             return
         else:
             figures.upstream_errors[_kind(error)] += 1
-            self._gateway.upstreams.failed(connection.target)
+            self._gateway.upstreams.failed(connection.target, str(error))
         self.refuse(Refusal(error.status, error.code, str(error)))
 
     def upstream_full(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from usageflow.config import Settings
 from usageflow.errors import UpstreamUnreachable
@@ -18,6 +18,10 @@ from usageflow.proxy.targets import Dialer, Resolve, Target, look_up, parse_targ
 from usageflow.proxy.upstream_connection import UpstreamConnection
 
 logger = logging.getLogger(__name__)
+
+COMPLAINT_PAUSE_S: Final = 10.0
+"""Shortest time between two complaints about a target that fails now and then: with an endpoint
+that crashes, any client could fill the log."""
 
 
 class TargetFigures(NamedTuple):
@@ -34,7 +38,15 @@ class TargetFigures(NamedTuple):
 class Upstream:
     """What belongs to one target: how it is dialled, its connections, its standing."""
 
-    __slots__ = ("_header_bytes_max", "dialer", "pool", "standing", "target")
+    __slots__ = (
+        "_blamed",
+        "_header_bytes_max",
+        "_quiet_until",
+        "dialer",
+        "pool",
+        "standing",
+        "target",
+    )
 
     def __init__(self, target: Target, settings: Settings, resolve: Resolve) -> None:
         self.target = target
@@ -42,6 +54,29 @@ class Upstream:
         self.pool = ConnectionPool(self._connect, settings)
         self.standing = Standing(settings)
         self._header_bytes_max = settings.upstream_header_bytes_max
+        self._blamed = False
+        self._quiet_until = 0.0
+
+    def blame(self, why: str, now: float) -> None:
+        """Log why an exchange failed; of failures in a row only the first."""
+        if not self._blamed and now >= self._quiet_until:
+            logger.warning("%s: fails: %s", self.target.name, why)
+            self._blamed, self._quiet_until = True, now + COMPLAINT_PAUSE_S
+
+    def absolve(self) -> None:
+        """Log that it answers again, if it was blamed."""
+        if self._blamed:
+            logger.info("%s: answers again", self.target.name)
+            self._blamed = False
+
+    async def takes_connections(self) -> bool:
+        """Whether it takes one, within the connect timeout."""
+        try:
+            transport, _, _ = await self.dialer.dial(asyncio.Protocol)
+        except UpstreamUnreachable:
+            return False
+        transport.abort()
+        return True
 
     async def refresh(self) -> None:
         """Look its name up again; connections to addresses that it has no more are closed."""
@@ -77,8 +112,9 @@ class Upstreams:
 
     `take` or `acquire` a connection, tell how its exchange went by `succeeded` or `failed`, and
     `release` it. Targets that are not well are left out; when none is, all are used: requests that
-    may fail are better than none, and a check may be wrong about all of them alike.
-    `sweep` must be called several times a second while it is not `empty`.
+    may fail are better than none, and a check may be wrong about all of them alike. Each is then
+    tried by ourselves, since a proxy that is not ready gets no requests to try it.
+    `sweep` must be called several times a second.
     """
 
     take: Callable[[], UpstreamConnection | None]
@@ -141,23 +177,33 @@ class Upstreams:
         upstream = self._by_target[target]
         if not upstream.standing.blameless:
             upstream.standing.succeeded()
+            upstream.absolve()
             self._judge(upstream, None)
 
-    def failed(self, target: Target) -> None:
+    def failed(self, target: Target, why: str | None = None) -> None:
         """The target broke off before its answer began, sent nonsense, or was silent for too long.
 
-        Nothing is held against the only one: there is no other to use instead.
+        `why` is for the log; None if it was told already.
         """
-        if len(self._all) > 1:
-            upstream = self._by_target[target]
-            upstream.standing.failed(asyncio.get_running_loop().time())
-            self._judge(upstream, f"failures in a row: {self._settings.upstream_failures_max}")
+        upstream, now = self._by_target[target], asyncio.get_running_loop().time()
+        if why is not None:
+            upstream.blame(why, now)
+        upstream.standing.failed(now)
+        self._judge(upstream, f"failures in a row: {self._settings.upstream_failures_max}")
 
     def sweep(self, now: float) -> None:
-        """Close what was idle for too long; fail exchanges that were silent for too long."""
+        """Close what was idle for too long; fail exchanges that were silent for too long.
+
+        What was left out for long enough is due to be tried: by a request, or by ourselves.
+        """
         for upstream in self._all:
             upstream.pool.sweep(now)
         self._due = [upstream for upstream in self._all if upstream.standing.due(now)]
+        if not self._well:
+            for upstream in self._due:
+                upstream.standing.leave_out(now)  # until the trial has an outcome
+                self._run(self._try(upstream))
+            self._due = []
 
     def figures(self) -> list[TargetFigures]:
         """Each target as it is now, in the order of the setting."""
@@ -205,6 +251,11 @@ class Upstreams:
 
     # Who is left out
 
+    async def _try(self, upstream: Upstream) -> None:
+        if await upstream.takes_connections():
+            upstream.standing.on_trial()
+            self._judge(upstream, None)
+
     def _checked(self, target: Target, complaint: str | None) -> None:
         upstream = self._by_target[target]
         upstream.standing.checked(good=complaint is None)
@@ -222,7 +273,7 @@ class Upstreams:
         else:
             logger.warning("%s: not well: %s", upstream.target.name, why)
         if not well:
-            logger.warning("no upstream is well: all are used")
+            logger.warning("no upstream is well: requests are sent all the same")
 
     def _run(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
