@@ -332,3 +332,32 @@ async def test_a_stream_that_breaks_off_is_measured(edge: Open, who: str) -> Non
     for event in events.values():
         assert event.state == "counted"
         assert str(event.reason).startswith("aborted: ")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"Connection: X-Account\r\nX-Account: acme", b"X-Forwarded-For: 9.9.9.9"],
+)
+async def test_nobody_is_billed_by_what_the_upstream_never_saw(
+    upstream: Start, proxy: Start, dial: Dial, tmp_path: Path, header: bytes
+) -> None:
+    """A field that the proxy does not send on is none that it identifies by."""
+    name = header.rpartition(b"\n")[2].partition(b":")[0].decode().lower()
+    (tmp_path / "p.toml").write_text(
+        f"""[[policy]]
+name = "calls"
+match = "ANY /{{rest:path}}"
+identify = [ {{ from = "header", name = "{name}" }} ]
+field = "account_id"
+metric = "API_CALL"
+"""
+    )
+    origin = Upstream(OK)
+    wire = await dial(await proxy(await upstream(origin), policies=str(tmp_path / "p.toml")))
+    await wire.send(request("/v1/chat", *header.split(b"\r\n")))
+    await wire.head()
+    edge = Edge(tmp_path / "spool", wire, wire)
+    event = (await edge.events(1))["API_CALL"]
+    assert b"9.9.9.9" not in origin.seen[0]
+    assert b"acme" not in origin.seen[0]
+    assert event.identity.value == ("127.0.0.1" if "forwarded" in name else None)

@@ -15,6 +15,7 @@ from usageflow.proxy.headers import (
     persists,
     request_bytes,
     request_fields,
+    seen_fields,
     tokens,
     values,
     wants_trailers,
@@ -44,7 +45,7 @@ def answer(*fields: tuple[bytes, bytes], status: int = 200) -> ResponseHead:
 @given(st.lists(st.tuples(NAMES, st.sampled_from([b"", b"1", b"a, b", b"\xff"])), max_size=8))
 def test_what_is_not_about_the_connection_crosses_untouched(fields: Fields) -> None:
     """Order, duplicates, names as written and values, both ways."""
-    assert request_fields(asked(*fields)) == [HOST, *fields]
+    assert request_fields(asked(*fields), trusted=False) == [HOST, *fields]
     assert answer_fields(answer(*fields)) == (fields, [(n.lower(), v) for n, v in fields])
 
 
@@ -59,14 +60,40 @@ def test_what_is_not_about_the_connection_crosses_untouched(fields: Fields) -> N
 def test_fields_that_stay_on_the_clients_side(name: bytes) -> None:
     """Those of one connection, those that say who called, an edge's own, and what is named."""
     fields = [(name, b"x"), (b"Connection", b"x-named, close"), (b"X-A", b"1")]
-    assert request_fields(asked(*fields)) == [HOST, (b"X-A", b"1")]
+    assert request_fields(asked(*fields), trusted=False) == [HOST, (b"X-A", b"1")]
+
+
+@pytest.mark.parametrize("name", [b"X-Forwarded-Port", b"X-Real-IP", b"X-Original-URL"])
+def test_hearsay_is_passed_on_from_trusted_peers_alone(name: bytes) -> None:
+    """What frameworks believe of whoever sends it."""
+    head = asked((name, b"x"), (b"X-A", b"1"))
+    assert request_fields(head, trusted=True) == [HOST, (name, b"x"), (b"X-A", b"1")]
+    assert request_fields(head, trusted=False) == [HOST, (b"X-A", b"1")]
+
+
+def test_policies_see_what_the_upstream_sees() -> None:
+    """Neither what is named in Connection nor what a client says of itself; but an edge's word."""
+    fields = [
+        (b"Connection", b"X-Account"),
+        (b"X-Account", b"acme"),
+        (b"X-Forwarded-For", b"9.9.9.9"),
+        (b"Usageflow-Hop", b"1"),
+        (b"X-B", b"2"),
+    ]
+    told = [(b"x-forwarded-for", b"127.0.0.1")]
+    seen = [(b"host", HOST[1]), (b"usageflow-hop", b"1"), (b"x-b", b"2"), *told]
+    assert seen_fields(asked(*fields), told, trusted=False) == seen
+    assert seen_fields(asked((b"X-B", b"2")), [], trusted=True) == [
+        (b"host", HOST[1]),
+        (b"x-b", b"2"),
+    ]
 
 
 @pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Expect"])
 def test_what_a_client_may_not_remove(name: bytes) -> None:
     """Naming the host or the length in Connection does not take them away."""
     fields = [(b"Content-Length", b"0"), (b"Expect", b"100-continue"), (b"Connection", name)]
-    assert request_fields(asked(*fields)) == [HOST, *fields[:2]]
+    assert request_fields(asked(*fields), trusted=False) == [HOST, *fields[:2]]
 
 
 @pytest.mark.parametrize("name", sorted(HOP_BY_HOP - {b"transfer-encoding"}))
@@ -87,7 +114,7 @@ def test_lengths_of_answers() -> None:
 def test_the_request_as_it_is_sent() -> None:
     """The target byte for byte, then the fields, then what is added."""
     head = asked((b"X-A", b"1"), line=b"GET //a/../%2F?%zz HTTP/1.0")
-    data = request_bytes(head, request_fields(head), [(b"X-B", b"2")], host=None)
+    data = request_bytes(head, request_fields(head, trusted=False), [(b"X-B", b"2")], host=None)
     assert data == (
         b"GET //a/../%2F?%zz HTTP/1.1\r\nHost: api.example.com\r\nX-A: 1\r\nX-B: 2\r\n\r\n"
     )
@@ -104,7 +131,7 @@ def test_another_host() -> None:
 def test_a_chunked_body_is_announced() -> None:
     """The client's own words about it were about its connection."""
     head = asked((b"Transfer-Encoding", b"chunked"))
-    data = request_bytes(head, request_fields(head), [], host=None)
+    data = request_bytes(head, request_fields(head, trusted=False), [], host=None)
     assert data.endswith(b"Host: api.example.com\r\nTransfer-Encoding: chunked\r\n\r\n")
 
 

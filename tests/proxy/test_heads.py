@@ -515,3 +515,24 @@ def test_hostile_heads_take_one_pass(part: bytes) -> None:
         refused(request(HOST, part))
         refused(request(HOST, line=part))
         assert isinstance(parse_response(request(part, line=b"HTTP/1.1 200 OK")), str)
+
+
+@pytest.mark.parametrize(
+    ("names", "accepted"),
+    [
+        ((b"X-Account-Id", b"X_Account_Id"), False),
+        ((b"x_account-id", b"X-Account_Id"), False),
+        ((b"X_Account_Id",), True),
+        ((b"X_A", b"X_B", b"X-C"), True),
+    ],
+)
+def test_names_that_an_upstream_may_take_for_one_another(
+    names: tuple[bytes, ...],
+    accepted: bool,  # noqa: FBT001 - a row
+) -> None:
+    """CGI and WSGI read `_` and `-` alike: the policies would read the one, the API the other."""
+    fields = b"".join(b"%b: 1\r\n" % name for name in names)
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n"
+    read = parse_request(head, line_bytes_max=100, fields_max=10)
+    assert isinstance(read, RequestHead) is accepted
+    assert accepted or read.code == "invalid_header"

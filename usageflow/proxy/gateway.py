@@ -22,7 +22,13 @@ from usageflow.proxy.access_log import AccessLog
 from usageflow.proxy.client_connection import ClientConnection
 from usageflow.proxy.figures import Figures
 from usageflow.proxy.forwarded import TrustedPeers, client_address, forwarded_fields
-from usageflow.proxy.headers import FORWARDED, asks_websocket, connection_fields, values
+from usageflow.proxy.headers import (
+    FORWARDED,
+    asks_websocket,
+    connection_fields,
+    seen_fields,
+    values,
+)
 from usageflow.proxy.heads import Fields, RequestHead
 from usageflow.proxy.refusals import Refusal
 from usageflow.proxy.targets import Target
@@ -108,8 +114,11 @@ class Gateway:
         """No connection is left."""
         return not self._connections
 
-    async def aclose(self, ship_s: float | None = None) -> None:
-        """Cut what is left, write what was metered, ship it within `ship_s`, and stop."""
+    async def aclose(self, ship_s: float | None = None) -> int:
+        """Cut what is left, write what was metered, ship it within `ship_s`, and stop.
+
+        Returns how many events the disk did not take: they are lost.
+        """
         if self._timer is not None:
             self._timer.cancel()
         for connection in tuple(self._connections):
@@ -118,11 +127,12 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.upstreams.aclose()
-        await self.meter.aclose(ship_s)
+        lost = await self.meter.aclose(ship_s)
         for connection in tuple(self._connections):
             connection.abort()
         if self._log is not None:
             self._log.close()
+        return lost
 
     def reload(self) -> None:
         """Look for new policies now, and begin a new access log if the old one was moved away."""
@@ -182,10 +192,10 @@ class Gateway:
         self.figures.in_flight += 1
         named = head.named
         upgrading = b"upgrade" in named and asks_websocket(head)
-        added = self._added(client, head)
+        added, told = self._added(client, head)
         if upgrading or b"te" in named:
             added = [*added, *connection_fields(head, upgrading=upgrading)]
-        scope = _scope(head, client)
+        scope = _scope(head, client, told)
         watch, refusal = self._watch(head, scope, trusted=client.trusted, upgrading=upgrading)
         if CLAIMED in scope:
             hop = self.meter.hops.header(scope["method"], scope)
@@ -201,21 +211,24 @@ class Gateway:
             started_at_s=started_at_s,
         )
 
-    def _added(self, client: ClientConnection, head: RequestHead) -> Fields:
-        """What tells the upstream who called. A client that keeps asking one host is told alike."""
+    def _added(self, client: ClientConnection, head: RequestHead) -> tuple[Fields, Fields]:
+        """What tells the upstream who called, as it is sent and with lower-case names.
+
+        A client that keeps asking one host is told of alike.
+        """
         host = head.named.get(b"host", b"")
         if client.trusted:
             inbound = values(head, FORWARDED)
         elif client.forwarded is not None and client.forwarded[0] == host:
-            return client.forwarded[1]
+            return client.forwarded[1:]
         else:
             inbound = {}
         scheme = b"https" if client.secure else b"http"
         fields = forwarded_fields(
             inbound, peer=client.peer, scheme=scheme, host=host, trusted=client.trusted
         )
-        client.forwarded = host, fields
-        return fields
+        client.forwarded = host, fields, [(name.lower(), value) for name, value in fields]
+        return client.forwarded[1:]
 
     def host_for(self, target: Target, head: RequestHead) -> bytes | None:
         """What replaces the Host that the client sent, if anything does."""
@@ -340,8 +353,11 @@ class Gateway:
         return HandshakeWatch(meter, match, plain, scope, path), None
 
 
-def _scope(head: RequestHead, client: ClientConnection) -> Scope:
-    """The request as policies know requests: as an ASGI scope."""
+def _scope(head: RequestHead, client: ClientConnection, told: Fields) -> Scope:
+    """The request as the upstream sees it, as policies know requests: as an ASGI scope.
+
+    `told` are the fields that say who called.
+    """
     raw_path, _, query = head.target.partition(b"?")
     path = raw_path.decode("ascii")
     return {
@@ -352,7 +368,7 @@ def _scope(head: RequestHead, client: ClientConnection) -> Scope:
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,
         "query_string": query,
-        "headers": head.lowered,
+        "headers": seen_fields(head, told, trusted=client.trusted),
         "client": (client.peer, 0),
     }
 

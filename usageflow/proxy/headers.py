@@ -38,22 +38,58 @@ _SPELLED: Final = frozenset(
 )
 """CGI and WSGI read `X_Forwarded-For` as the same field."""
 _STOPPED: Final = HOP_BY_HOP | _SPELLED | HOP_HEADERS
+_HEARSAY: Final = frozenset(
+    {
+        *(b"x-forwarded-by", b"x-forwarded-path", b"x-forwarded-port", b"x-forwarded-prefix"),
+        *(b"x-forwarded-proto-version", b"x-forwarded-scheme", b"x-forwarded-server"),
+        *(b"x-forwarded-ssl", b"x-forwarded-uri", b"x-forwarded-method", b"x-forwarded-user"),
+        *(b"x-real-ip", b"x-client-ip", b"true-client-ip", b"x-original-host", b"x-original-url"),
+        *(b"x-rewrite-url", b"x-forwarded-client-cert", b"x-forwarded-tls-client-cert"),
+    }
+)
+"""More that a proxy in front might have said and that servers and frameworks believe: it is passed
+on from trusted peers alone. We set none of it."""
+_STOPPED_OF_STRANGERS: Final = _STOPPED | _HEARSAY
+_NONE: Final[frozenset[bytes]] = frozenset()
 _KEPT: Final = frozenset({b"host", b"expect", b"content-length"})
 """Never a client's to remove by naming them in Connection."""
 _NO_CONTENT: Final = 204
 _FINAL_FROM: Final = 200
 
 
-def request_fields(head: RequestHead) -> Fields:
-    """The fields of a request that are sent on as they are. The hot path."""
-    if _STOPPED.isdisjoint(head.named):
+def request_fields(head: RequestHead, *, trusted: bool) -> Fields:
+    """The fields of a request that are sent on as they are. The hot path.
+
+    `trusted`: its peer is believed in what it says of those before it.
+    """
+    stopped = _stopped(head, trusted=trusted)
+    if not stopped:
         return head.fields
-    stopped = (_STOPPED | tokens(head, b"connection")) - _KEPT
     return [
         field
         for field, (name, _) in zip(head.fields, head.lowered, strict=True)
         if name not in stopped
     ]
+
+
+def seen_fields(head: RequestHead, added: Fields, *, trusted: bool) -> Fields:
+    """What the upstream sees, names in lower case; policies see the same, and what an edge said.
+
+    An identity that the upstream never saw must not be billed.
+    """
+    stopped = _stopped(head, trusted=trusted) - HOP_HEADERS
+    seen = head.lowered
+    if stopped:
+        seen = [field for field in seen if field[0] not in stopped]
+    return [*seen, *added]
+
+
+def _stopped(head: RequestHead, *, trusted: bool) -> frozenset[bytes]:
+    """The names in this request that are not sent on; none for most."""
+    suspect = _STOPPED if trusted else _STOPPED_OF_STRANGERS
+    if suspect.isdisjoint(head.named):
+        return _NONE
+    return (suspect | tokens(head, b"connection")) - _KEPT
 
 
 def request_bytes(head: RequestHead, fields: Fields, added: Fields, *, host: bytes | None) -> bytes:

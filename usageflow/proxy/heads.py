@@ -5,6 +5,7 @@ the proxy is decided in `headers`, not here.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from usageflow.proxy.refusals import Refusal
@@ -84,7 +85,7 @@ _INVALID_HOST: Final = Refusal(
     400, "invalid_host", "The request must have exactly one valid Host header."
 )
 _MISLEADING: Final = Refusal(
-    400, "invalid_header", "A header has `_` where a header that the proxy relies on has `-`."
+    400, "invalid_header", "A header has `_` where another one, or one that the proxy relies on, has `-`."
 )
 _AMBIGUOUS: Final = Refusal(400, "invalid_framing", "The length of the body is ambiguous.")
 
@@ -126,12 +127,19 @@ def parse_request(head: bytes, *, line_bytes_max: int, fields_max: int) -> Reque
         length = _request_length(lowered, named, minor)
     if isinstance(length, Refusal):
         return length
+    if head.find(b"_", line.end()) >= 0 and _confusable(named):
+        return _MISLEADING
     if target[0] != _SLASH or method == b"CONNECT":
         origin = _origin_form(method, target, named.get(b"host", b""))
         if isinstance(origin, Refusal):
             return origin
         target = origin
     return RequestHead(method, target, 1 if minor == b"1" else 0, fields, lowered, named, length)
+
+
+def _confusable(named: Mapping[bytes, bytes]) -> bool:
+    """Whether two names differ by `_` for `-` alone: CGI and WSGI take one for the other."""
+    return len({name.replace(b"_", b"-") for name in named}) < len(named)
 
 
 def parse_response(head: bytes) -> ResponseHead | str:

@@ -49,6 +49,7 @@ class Client(Side, Protocol):
     """The connection that the request came from."""
 
     peer: str
+    trusted: bool
 
     def carry(self, tunnel: Tunnel, transit: "Transit") -> None:
         """From now on every byte goes to `tunnel`; count them in `transit`."""
@@ -267,7 +268,9 @@ class Transit:
         self.target_name = connection.target.name
         head = self.head
         host = self._gateway.host_for(connection.target, head)
-        data = request_bytes(head, request_fields(head), self._added, host=host)
+        data = request_bytes(
+            head, request_fields(head, trusted=self._client.trusted), self._added, host=host
+        )
         if part or head.body_bytes is None:
             data += self._framed(part)
         connection.start(
