@@ -114,8 +114,12 @@ async def lab(
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No fault of a client makes the event loop or the proxy complain."""
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No fault of a client makes the event loop or the proxy complain.
+
+    Times are looked at more often than in production.
+    """
+    monkeypatch.setattr("usageflow.proxy.gateway.TICK_S", 0.05)
     with caplog.at_level(logging.WARNING):
         yield
     assert caplog.messages == []

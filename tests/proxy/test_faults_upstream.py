@@ -109,8 +109,12 @@ async def lab(
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No fault of an upstream makes the event loop or the proxy complain."""
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No fault of an upstream makes the event loop or the proxy complain.
+
+    Times are looked at more often than in production.
+    """
+    monkeypatch.setattr("usageflow.proxy.gateway.TICK_S", 0.05)
     with caplog.at_level(logging.WARNING):
         yield
     assert caplog.messages == []

@@ -30,8 +30,12 @@ CLOSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 
 
 @pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Nothing that is done here makes the event loop or the proxy complain."""
+def quiet(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing that is done here makes the event loop or the proxy complain.
+
+    Times are looked at more often than in production.
+    """
+    monkeypatch.setattr("usageflow.proxy.gateway.TICK_S", 0.05)
     with caplog.at_level(logging.WARNING):
         yield
     assert caplog.messages == []

@@ -56,6 +56,7 @@ class ClientConnection(asyncio.Protocol):
         "_paused",
         "_reading_body",
         "_request_deadline_s",
+        "_scanned",
         "_transit",
         "_transport",
         "_tunnel",
@@ -77,13 +78,13 @@ class ClientConnection(asyncio.Protocol):
         self._tunnel: Tunnel | None = None
         self._carried: Transit | None = None
         self._chunks: ChunkedReader | None = None
-        self._left = self._body_bytes = self._unsent_bytes = 0
+        self._left = self._body_bytes = self._unsent_bytes = self._scanned = 0
         self._reading_body = self._paused = self._full = self._closing = False
         self._deadline_s = self._request_deadline_s = self._write_deadline_s = _NEVER
         self.keep = True
         self.peer = ""
         self.secure = self.trusted = False
-        self.forwarded: tuple[bytes, Fields] | None = None
+        self.forwarded: tuple[bytes, Fields, Fields] | None = None
 
     # asyncio calls these
 
@@ -112,10 +113,8 @@ class ClientConnection(asyncio.Protocol):
             self._buffer += data
             if len(self._buffer) > self._gateway.settings.request_header_bytes_max:
                 self.pause()
-        elif self._buffer:
-            self._read_head(self._buffer + data, max(len(self._buffer) - len(_HEAD_END), 0))
         else:
-            self._read_head(data, 0)
+            self._read_head(self._buffer + data if self._buffer else data)
 
     def eof_received(self) -> None:
         """A client that sends no more has left: nothing tells it from one that only stopped
@@ -254,14 +253,14 @@ class ClientConnection(asyncio.Protocol):
 
     # Reading
 
-    def _read_head(self, data: bytes, scanned: int) -> None:
-        """So many bytes were looked at before: a head that comes byte by byte costs no more."""
-        if data[:2] == b"\r\n":  # RFC 9112, section 2.2: an empty line before a request is nothing
+    def _read_head(self, data: bytes) -> None:
+        if data[:2] == b"\r\n" and not self._scanned:  # RFC 9112, section 2.2: it is nothing
             data = data[2:]
-        end = data.find(_HEAD_END, scanned) + len(_HEAD_END)
+        end = data.find(_HEAD_END, self._scanned) + len(_HEAD_END)
         if end < len(_HEAD_END):
-            self._await_head(data, scanned)
+            self._await_head(data)
             return
+        self._scanned = 0
         settings = self._gateway.settings
         if end > settings.request_header_bytes_max:
             self._turn_away(_TOO_LARGE)
@@ -276,12 +275,16 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._begin(head, data[end:])
 
-    def _await_head(self, data: bytes, scanned: int) -> None:
-        """Keep an incomplete head, unless it can never become a good one."""
+    def _await_head(self, data: bytes) -> None:
+        """Keep an incomplete head, unless it can never become a good one.
+
+        What was looked at is not looked at again: one that comes byte by byte costs no more.
+        """
         settings = self._gateway.settings
         if not self._buffer and data:
             self._deadline_s = self._gateway.now() + settings.client_header_timeout_s
         self._buffer = data
+        scanned, self._scanned = self._scanned, max(len(data) - len(_HEAD_END), 0)
         if LONE_LINE_FEED.search(data, scanned):
             self._turn_away(_LINE_FEED)
         elif len(data) > settings.request_line_bytes_max and b"\r\n" not in data:
@@ -396,7 +399,7 @@ class ClientConnection(asyncio.Protocol):
     def _next(self) -> None:
         if self._transit is None and not self._closing and not self._transport.is_closing():
             data, self._buffer = self._buffer, b""
-            self._read_head(data, 0)
+            self._read_head(data)
 
     def _linger(self) -> None:
         """The answer is complete, the upload is not: read the rest away, for a while.
