@@ -204,3 +204,12 @@ def test_a_deep_spool_is_not_looked_at_all_the_time(
     assert gauge.read().events == 1
     change(closed, "DELETE FROM batch")
     assert gauge.read() == NOTHING
+
+
+def test_what_is_shipped_nowhere_is_never_late(tmp_path: Path, event: EventFactory) -> None:
+    """Without a server events are in the spool to stay: an age that only grows is no alarm."""
+    spool = Spool.create(tmp_path)
+    spool.write([block([event(occurred_at=NOON)])])
+    assert DepthGauge(tmp_path).read() == Depth(1, NOON)
+    assert DepthGauge(tmp_path, ships=False).read() == Depth(1, None)
+    spool.close()

@@ -1,5 +1,6 @@
 """The shipper: everything reaches the ledger, once, whatever fails on the way."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
@@ -169,6 +170,28 @@ def test_spools_of_dead_processes_are_shipped_and_removed(
     wait_for(lambda: len(sink.events) == 4)
     subject.stop()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adoption_that_the_server_delays_is_told_once(
+    edge: Callable[..., Edge],
+    event: EventFactory,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """However often it was begun; that shipping works again is good news and no warning."""
+    caplog.set_level(logging.INFO, "usageflow.recorder")
+    path = abandoned(tmp_path, [event()])
+    sink = MemorySink()
+    sink.failures = [DeliveryError("down") for _ in range(4)]
+    edge(sink)
+    wait_for(lambda: not path.exists())
+    wait_for(lambda: "adopted" in caplog.text)
+    told = [(each.levelname, each.getMessage()) for each in caplog.records]
+    assert told == [
+        ("WARNING", f"down; events wait in the spool {tmp_path}"),
+        ("INFO", "shipping works again"),
+        ("INFO", f"adopted and shipped {path}, the spool of a process that is gone"),
+    ]
 
 
 def test_two_processes_on_one_directory_do_not_touch_each_other(

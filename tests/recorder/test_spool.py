@@ -1,5 +1,6 @@
 """The spool file: durable order, one owner, adoption, and what happens on a full disk."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -13,7 +14,7 @@ import pytest
 import uuid_utils
 
 from usageflow.config import Settings
-from usageflow.errors import SpoolError
+from usageflow.errors import ConfigurationError, SpoolError
 from usageflow.events import EVENT_BYTES_MAX
 from usageflow.recorder import spool as spool_module
 from usageflow.recorder.spool import (
@@ -23,6 +24,7 @@ from usageflow.recorder.spool import (
     SpoolLock,
     connect_reader,
     prepare_directory,
+    require_directory,
     spools,
     take,
 )
@@ -282,3 +284,50 @@ def test_the_directory_is_private(tmp_path: Path) -> None:
     prepare_directory(tmp_path / "a" / "spool")
     prepare_directory(tmp_path / "a" / "spool")
     assert (tmp_path / "a" / "spool").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_can_be_used_is_made(tmp_path: Path) -> None:
+    """Private to this user, with nothing in it; it may be there already."""
+    path = tmp_path / "a" / "spool"
+    for _ in range(2):
+        require_directory(path)
+    assert list(path.iterdir()) == []
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_is_no_directory_is_told(tmp_path: Path) -> None:
+    """Neither a file nor what is below one can ever hold a spool; what to set is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match=r"/file: File exists; set USAGEFLOW_SPOOL_DIR"):
+        require_directory(tmp_path / "file")
+    with pytest.raises(ConfigurationError, match=r"/file/spool: File exists"):
+        require_directory(tmp_path / "file" / "spool")
+
+
+def _refused_to_nobody(path: Path) -> None:
+    if os.getuid() == 0:
+        os.setuid(65_534)
+    with pytest.raises(ConfigurationError, match=r"Permission denied; set USAGEFLOW_SPOOL_DIR"):
+        require_directory(path)
+
+
+@pytest.mark.parametrize("path", [Path("/usr"), Path("/usr/spool-of-nobody")])
+def test_a_directory_without_permission_is_told(path: Path) -> None:
+    """One that is there, and one that would have to be made."""
+    child = multiprocessing.get_context("fork").Process(target=_refused_to_nobody, args=(path,))
+    child.start()
+    child.join(20)
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_mistake_of_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It may have room later; until then it is as if it became full at run time."""
+
+    def full(path: Path) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(spool_module, "prepare_directory", full)
+    require_directory(tmp_path / "spool")

@@ -145,11 +145,11 @@ def test_an_emptied_spool_is_removed_at_the_end(
     assert empty.flush(5)
     assert empty.spool is not None
     empty.forget(empty.spool.path, [1])
-    assert empty.stop(5)
+    assert empty.stop(5) == 0
     assert list(tmp_path.iterdir()) == []
     full = writer()
     full.record([event()])
-    assert full.stop(5)
+    assert full.stop(5) == 0
     assert len(events_in(tmp_path)) == 1
 
 
@@ -310,7 +310,7 @@ def test_stopping_on_a_dead_disk_ends_and_says_so(
         subject = writer()
         subject.record([event()])
         assert not subject.flush(0.05)
-        assert not subject.stop(5)
+        assert subject.stop(5) == 1
 
 
 def test_a_disk_that_is_well_again_is_noticed_without_an_event(tmp_path: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_disk_that_is_well_again_is_noticed_without_an_event(tmp_path: Path) -
     while not subject.healthy:
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    assert subject.stop(5)
+    assert subject.stop(5) == 0
 
 
 def test_what_the_disk_takes_is_counted(

@@ -23,6 +23,7 @@ from usageflow.middleware.settlement import Settlement
 from usageflow.policies import Match
 from usageflow.policies.paths import route_path
 from usageflow.recorder import Recorder
+from usageflow.recorder.spool import require_directory
 
 
 class Meter:
@@ -31,7 +32,8 @@ class Meter:
     `app` tells that the edge is in the process of the app, which may then say whose a request is,
     and behind which there is no other edge. `hops` is what it knows of other edges.
 
-    Raises ConfigurationError (PolicyFileError for an unreadable policy file) at construction.
+    Raises ConfigurationError at construction (PolicyFileError for a policy file that is of no use).
+    A spool directory that cannot be used is such an error where there is no app to be kept running.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Meter:
         self.feed = feed or open_feed(settings, self.discovery, app=app)
         self.hops = Hops(settings)
         self._app = app
+        if recorder is None and not app:
+            require_directory(settings.spool_path)
         self.recorder = recorder or Recorder.of(settings)
         self.settlement = Settlement(self.recorder, durable=settings.durability == "durable")
         self.readiness = Readiness(self.feed, self.recorder, settings.policy_wait_s)
@@ -120,18 +124,19 @@ class Meter:
         """What records a growing stream in parts."""
         return PartTimer(self.pace.seconds, self.settlement.of_stream(match, exchange))
 
-    def close(self, ship_s: float | None = None) -> None:
+    def close(self, ship_s: float | None = None) -> int:
         """Write what is left, ship it within `ship_s`, and stop. Blocks; see `aclose`.
 
-        The time is `drain_timeout_s` unless it is given.
+        The time is `drain_timeout_s` unless it is given. Returns how many events the disk did not
+        take: they are lost.
         """
         self.feed.close()
         self.readiness.tell_missed()
-        self.recorder.close(ship_s)
+        return self.recorder.close(ship_s)
 
-    async def aclose(self, ship_s: float | None = None) -> None:
+    async def aclose(self, ship_s: float | None = None) -> int:
         """Close without blocking the event loop."""
-        await asyncio.get_running_loop().run_in_executor(None, self.close, ship_s)
+        return await asyncio.get_running_loop().run_in_executor(None, self.close, ship_s)
 
 
 def elapsed_ms(started_s: float) -> int:

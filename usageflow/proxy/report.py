@@ -65,7 +65,7 @@ def admin(settings: Settings, block: FiguresBlock) -> Iterator[None]:
     if settings.admin_listen is None:
         yield
         return
-    depth = DepthGauge(settings.spool_path)
+    depth = DepthGauge(settings.spool_path, ships=settings.server is not None)
     server = AdminServer(
         settings.admin_listen,
         health=lambda: block.total().health,

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from typing import Final
@@ -74,14 +75,15 @@ class Serving:
             self._certificates.reload()
         self._gateway.reload()
 
-    async def run(self, on_serving: Callable[[], None]) -> None:
+    async def run(self, on_serving: Callable[[], None]) -> int:
         """Serve until `stop`; what is in flight then has `drain_timeout_s` to end.
 
         What is left of that time goes to the delivery of what was metered.
 
         `on_serving` is called as soon as connections are accepted, which is not before the first
         policies are there or were waited for. Raises ConfigurationError if somebody else has
-        begun to listen on the address.
+        begun to listen on the address. Returns how many events were lost, as the disk did not take
+        them until the end.
         """
         loop = asyncio.get_running_loop()
         keeping = loop.create_task(self._keep_up())
@@ -96,8 +98,9 @@ class Serving:
             await self._drain(server, deadline_s)
             ship_s = max(SHIP_S, deadline_s - loop.time())
         finally:
-            await self._gateway.aclose(ship_s)
+            lost = await self._gateway.aclose(ship_s)
             keeping.cancel()
+        return lost
 
     async def _listen(self) -> asyncio.Server:
         loop = asyncio.get_running_loop()
@@ -146,15 +149,17 @@ def run(settings: Settings) -> None:
     """Serve in this process, with one worker, until SIGTERM or SIGINT, then drain and return.
 
     Raises ConfigurationError when an address, a certificate, an upstream or the policies cannot
-    be used.
+    be used. Ends the process with status 1 if events were lost, which the log then tells.
     """
     allow_files(files_needed(settings))
     block = FiguresBlock(blank(settings), workers=1)
     with closing(block), Listening.bind(settings.listen) as listening, admin(settings, block):
-        uvloop.run(_run(settings, listening, block.slot(0)))
+        lost = uvloop.run(_run(settings, listening, block.slot(0)))
+    if lost:
+        sys.exit(1)
 
 
-async def _run(settings: Settings, listening: Listening, slot: Slot) -> None:
+async def _run(settings: Settings, listening: Listening, slot: Slot) -> int:
     serving = Serving(settings, listening.sockets[0], slot)
 
     def stop() -> None:
@@ -162,7 +167,7 @@ async def _run(settings: Settings, listening: Listening, slot: Slot) -> None:
         serving.stop()
 
     on_signals(stop=stop, reload=serving.reload)
-    await serving.run(lambda: logger.info("%s", announcement(settings, listening.address)))
+    return await serving.run(lambda: logger.info("%s", announcement(settings, listening.address)))
 
 
 def _settle_memory() -> None:

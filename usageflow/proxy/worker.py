@@ -25,15 +25,18 @@ _WORDS_MAX: Final = 64
 def work() -> None:
     """Serve until the parent says so or is gone, or a signal comes; then drain and return.
 
-    What cannot be served is told to the parent, and the process ends with status 1.
+    What cannot be served is told to the parent, and the process ends with status 1. So it does if
+    events were lost at the end, which its log tells.
     """
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as channel:
         try:
-            uvloop.run(_work(channel, _handed_over(channel)))
+            lost = uvloop.run(_work(channel, _handed_over(channel)))
         except ConfigurationError as error:
             channel.setblocking(True)
             channel.sendall(News(problem=str(error)).line())
             sys.exit(1)
+    if lost:
+        sys.exit(1)
 
 
 def _handed_over(channel: socket.socket) -> Handover:
@@ -41,7 +44,7 @@ def _handed_over(channel: socket.socket) -> Handover:
         return Handover.read(lines.readline())
 
 
-async def _work(channel: socket.socket, handover: Handover) -> None:
+async def _work(channel: socket.socket, handover: Handover) -> int:
     settings = handover.settings
     block = FiguresBlock(blank(settings), settings.workers, handover.figures)
     listener = socket.socket(fileno=handover.listener)
@@ -62,4 +65,4 @@ async def _work(channel: socket.socket, handover: Handover) -> None:
     channel.setblocking(False)
     loop.add_reader(channel, listen_to_parent)
     on_signals(stop=serving.stop, reload=serving.reload)
-    await serving.run(lambda: channel.sendall(News().line()))
+    return await serving.run(lambda: channel.sendall(News().line()))

@@ -7,6 +7,7 @@ nothing itself but the admin port. What a worker does is in `worker`, what they 
 import asyncio
 import logging
 import socket
+import sys
 from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -115,8 +116,8 @@ class Workers:
             for number, listener in enumerate(listening.sockets)
         ]
 
-    async def run(self) -> None:
-        """Serve until `stop`.
+    async def run(self) -> bool:
+        """Serve until `stop`; whether all then ended well, which one that lost events does not.
 
         The first goes ahead: what it cannot run with is told once, as ConfigurationError, and no
         other is started.
@@ -130,13 +131,13 @@ class Workers:
             await asyncio.gather(*map(self._start, others))
             logger.info("%s", announcement(self._settings, self._listening.address))
         async with asyncio.TaskGroup() as keeping:
-            for worker in self._workers:
-                keeping.create_task(self._keep(worker))
+            kept = [keeping.create_task(self._keep(worker)) for worker in self._workers]
             await self._stopping.wait()
             late = asyncio.get_running_loop().call_later(
                 self._settings.drain_timeout_s + GRACE_S, self.kill
             )
         late.cancel()
+        return all(task.result() for task in kept)
 
     def reload(self) -> None:
         """Let all reload."""
@@ -160,14 +161,14 @@ class Workers:
         if news.problem and not self._stopping.is_set():
             logger.error("%s cannot serve: %s", worker, news.problem)
 
-    async def _keep(self, worker: Worker) -> None:
-        """Start it again whenever it ends."""
+    async def _keep(self, worker: Worker) -> bool:
+        """Start it again whenever it ends; whether it did not end with a failure in the end."""
         clock = asyncio.get_running_loop().time
         pause_s, started_s = RESTART_S, clock()
         while True:
             status = await worker.ended()
             if self._stopping.is_set():
-                return
+                return status <= 0
             if clock() - started_s > STEADY_S:
                 pause_s = RESTART_S
             logger.error("%s ended with status %d; it is replaced", worker, status)
@@ -181,7 +182,8 @@ def run(settings: Settings, command: Sequence[str]) -> None:
     """Serve with `settings.workers` processes, each started by `command`, which calls `work`.
 
     Until SIGTERM or SIGINT; then all drain, and it returns. Raises ConfigurationError when the
-    address, a certificate, an upstream or the policies cannot be used.
+    address, a certificate, an upstream or the policies cannot be used. Ends the process with status
+    1 if a worker lost events, which the log then tells.
     """
     allow_files(files_needed(settings))  # inherited by the workers
     block = FiguresBlock.create(blank(settings), settings.workers)
@@ -190,14 +192,16 @@ def run(settings: Settings, command: Sequence[str]) -> None:
         Listening.bind(settings.listen, settings.workers) as listening,
         admin(settings, block),
     ):
-        uvloop.run(_run(settings, listening, block, command))
+        well = uvloop.run(_run(settings, listening, block, command))
+    if not well:
+        sys.exit(1)
 
 
 async def _run(
     settings: Settings, listening: Listening, block: FiguresBlock, command: Sequence[str]
-) -> None:
+) -> bool:
     if block.fd is None:
         raise AssertionError
     workers = Workers(settings, listening, block.fd, command)
     on_signals(stop=workers.stop, reload=workers.reload, at_once=workers.kill)
-    await workers.run()
+    return await workers.run()

@@ -40,6 +40,12 @@ class Gaps:
     def __len__(self) -> int:
         return len(self._gaps)
 
+    @property
+    def events(self) -> int:
+        """How many events are counted and not taken yet."""
+        with self._lock:
+            return sum(gap.events for gap in self._gaps.values())
+
     def add(self, event: UsageEvent, cause: str) -> None:
         """Count one event that will not be recorded by itself; a gap tells its first cause."""
         with self._lock:

@@ -31,10 +31,14 @@ NOTHING: Final = Depth(0, None)
 
 
 class DepthGauge:
-    """Tells the depth of a spool directory to those who watch it; costs its owners nothing."""
+    """Tells the depth of a spool directory to those who watch it; costs its owners nothing.
 
-    def __init__(self, directory: Path) -> None:
+    `ships`: what is in it goes to a server. Otherwise it is there to stay, and none of it is late.
+    """
+
+    def __init__(self, directory: Path, *, ships: bool = True) -> None:
         self._directory = directory
+        self._ships = ships
         self._depth = NOTHING
         self._rest_until_s = 0.0
 
@@ -42,7 +46,8 @@ class DepthGauge:
         """The depth now; that of a moment ago where looking takes long. See REST_FACTOR."""
         started_s = time.monotonic()
         if started_s >= self._rest_until_s:
-            self._depth = spool_depth(self._directory)
+            depth = spool_depth(self._directory)
+            self._depth = depth if self._ships else depth._replace(oldest_at=None)
             ended_s = time.monotonic()
             self._rest_until_s = ended_s + REST_FACTOR * (ended_s - started_s)
         return self._depth

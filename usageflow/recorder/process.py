@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from weakref import WeakMethod
 
-Method = Callable[[], None]
+Method = Callable[[], object]
 
 
 def after_fork(method: Method) -> None:

@@ -76,10 +76,11 @@ class Recorder:
         writer = self._writer
         return (writer or self.start()).record(events, loop)
 
-    def close(self, ship_s: float | None = None) -> None:
+    def close(self, ship_s: float | None = None) -> int:
         """Write what is queued, ship what the server takes within `ship_s`, and stop.
 
-        That is `drain_timeout_s` unless it is given. A later `record` starts anew.
+        That is `drain_timeout_s` unless it is given. Returns how many events are lost, as the disk
+        did not take them; they are told in the log. A later `record` starts anew.
         """
         with self._lock:
             writer, shipper = self._writer, self._shipper
@@ -88,8 +89,10 @@ class Recorder:
             writer.flush(WRITER_STOP_S)
         if shipper is not None:
             shipper.stop(self._settings.drain_timeout_s if ship_s is None else ship_s)
-        if writer is not None and not writer.stop(WRITER_STOP_S):
-            log.error("%d events could not be written and are lost", writer.waiting_events)
+        lost = 0 if writer is None else writer.stop(WRITER_STOP_S)
+        if lost:
+            log.error("%d events could not be written and are lost", lost)
+        return lost
 
     def _start(self) -> Writer:
         settings = self._settings

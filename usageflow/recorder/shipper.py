@@ -149,7 +149,6 @@ class Shipper:
             return
         if spool is None:
             return
-        log.info("adopting %s, the spool of a process that is gone", path)
         emptied = False
         try:
             self._ship_adopted(spool)
@@ -159,6 +158,10 @@ class Shipper:
                     self._set_aside(path, "it has damaged rows")
         finally:
             spool.close(remove=emptied)
+        if (
+            emptied
+        ):  # told at the end, which comes once: a server that is away makes many beginnings
+            log.info("adopted and shipped %s, the spool of a process that is gone", path)
 
     def _ship_adopted(self, spool: Spool) -> None:
         after_seq = 0
@@ -192,7 +195,7 @@ class Shipper:
 
     def _succeeded(self, outcome: Counter[str]) -> None:
         if self._complaint:
-            log.warning("shipping works again")
+            log.info("shipping works again")
         self._failures = 0
         self._complaint = ""
         for status in ("conflict", "invalid"):

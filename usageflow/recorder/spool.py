@@ -9,6 +9,7 @@ is shared by everything that arrived during the previous one.
 Knows nothing of queues, threads, servers or what an event means: lines go in, lines come out.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -20,7 +21,7 @@ from typing import Final, NamedTuple, Self
 import uuid_utils
 
 from usageflow.config import SPOOL_ROW_EVENTS_MAX
-from usageflow.errors import SpoolError
+from usageflow.errors import ConfigurationError, SpoolError
 from usageflow.recorder.process import after_fork
 
 SUFFIX: Final = ".spool"
@@ -31,6 +32,8 @@ READ_BYTES_MAX: Final = 4_194_304
 is more than a single row of the longest events can have (ROW_EVENTS_MAX * EVENT_BYTES_MAX)."""
 BUSY_TIMEOUT_S: Final = 5.0
 """Wait for a reader that is finishing its snapshot; nobody else ever writes."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""No room, on the disk or for this user."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS batch (
@@ -222,6 +225,28 @@ def prepare_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def require_directory(directory: Path) -> None:
+    """Create the spool directory if it is not there.
+
+    Raises ConfigurationError if no spool can ever be in it: it is a file, or may not be made or
+    written to. A full disk is no mistake of a setting; it may pass.
+    """
+    try:
+        prepare_directory(directory)
+    except OSError as error:
+        if error.errno in _FULL:
+            return
+        reason = error.strerror
+    else:
+        if os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            return
+        reason = os.strerror(errno.EACCES)
+    raise ConfigurationError(
+        f"cannot use the spool directory {directory}: {reason}; set USAGEFLOW_SPOOL_DIR to one "
+        f"that this user may write to"
+    )
 
 
 def spools(directory: Path) -> list[Path]:

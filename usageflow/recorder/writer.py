@@ -128,13 +128,16 @@ class Writer:
             time.sleep(FLUSH_POLL_S)
         return not self.waiting_events
 
-    def stop(self, timeout_s: float) -> bool:
-        """Write what is queued and end the thread; False if the disk did not take all in time."""
+    def stop(self, timeout_s: float) -> int:
+        """Write what is queued and end the thread; how many events the disk did not take in time.
+
+        Those that were only counted in gaps are among them.
+        """
         self._stopping = True
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        return not self._thread.is_alive() and self.waiting_events == 0
+        return self.waiting_events + self._gaps.events
 
     def _overflow(self, events: Sequence[UsageEvent]) -> None:
         cause = self._cause or "the queue for the disk was full"
