@@ -2,7 +2,7 @@
 
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 
@@ -17,6 +17,8 @@ CHOICES = {
 }
 KEY = {"USAGEFLOW_API_KEY": "uf_live_0"}
 """What lets `server` be set as well."""
+CERTIFICATES = {"USAGEFLOW_TLS_CERT": "c.pem", "USAGEFLOW_UPSTREAM_CLIENT_CERT": "c.pem"}
+"""What lets their keys be set as well."""
 
 
 def example(name: str) -> tuple[str, Any]:
@@ -40,7 +42,8 @@ def test_the_defaults_are_the_settings_of_an_empty_environment() -> None:
 def test_each_field_has_its_variable(name: str) -> None:
     """`USAGEFLOW_` and the name in capitals, read as what the field is."""
     text, value = example(name)
-    read = getattr(Settings.read(KEY | {f"USAGEFLOW_{name.upper()}": text}), name)
+    environ = KEY | CERTIFICATES | {f"USAGEFLOW_{name.upper()}": text}
+    read = getattr(Settings.read(environ), name)
     assert (read, type(read)) == (value, type(value))
     assert value != getattr(Settings(), name)
 
@@ -164,6 +167,27 @@ def test_a_copy_is_checked_as_well() -> None:
 
 
 def test_settings_are_frozen() -> None:
+@pytest.mark.parametrize("key", ["tls_key", "upstream_client_key"])
+def test_a_key_needs_its_certificate(key: str) -> None:
+    """Alone it would be ignored, and what should be TLS would not be."""
+    certificate = variable(key.replace("key", "cert"))
+    with pytest.raises(ConfigurationError, match=f"^{variable(key)} is set without {certificate}:"):
+        Settings.read({variable(key): "k.pem"})
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    """One line for each, in the order of the fields."""
+    with pytest.raises(ConfigurationError) as raised:
+        Settings(server="http://s", workers=1_025, tls_key="k", upstream_balance=cast("Any", "x"))
+    workers, balance, key, server = str(raised.value).splitlines()
+    assert workers == (
+        "USAGEFLOW_WORKERS must be at most 1024, not 1025: one for each core is enough"
+    )
+    assert balance.startswith("USAGEFLOW_UPSTREAM_BALANCE must be one of ")
+    assert key.startswith("USAGEFLOW_TLS_KEY is set without ")
+    assert server.startswith("a server is set but no API key: ")
+
+
     """What was read at start stays."""
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]

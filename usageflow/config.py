@@ -30,6 +30,12 @@ _STRIPE_FORGETS_S: Final = 86_400
 """How long Stripe knows the identifier of a meter event."""
 _NO_FILE: Final[Mapping[str, Any]] = MappingProxyType({})
 
+_WORKERS_MAX: Final = 1_024
+"""More than any machine has cores; each is a process with a socket of its own."""
+_CERTIFICATES: Final = MappingProxyType(
+    {"tls_key": "tls_cert", "upstream_client_key": "upstream_client_cert"}
+)
+"""A key, and what it is nothing without."""
 
 def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
     return field(default=default, metadata={"doc": doc, "secret": secret}, repr=not secret)
@@ -256,18 +262,27 @@ class Settings:
     stripe_refresh_s: float = _setting(300.0, "how often meters are listed again")
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot work, and a server without a key."""
-        for item in fields(self):
-            problem = problem_of(item.name, getattr(self, item.name))
-            if problem is not None:
-                raise ConfigurationError(f"{variable(item.name)} {problem}")
+        """Refuse values that cannot work, and those that cannot without another."""
+        problems = [
+            f"{variable(item.name)} {problem}"
+            for item in fields(self)
+            if (problem := problem_of(item.name, getattr(self, item.name))) is not None
+        ]
+        problems += [
+            f"{variable(key)} is set without {variable(certificate)}: a key is of use with its "
+            "certificate alone"
+            for key, certificate in _CERTIFICATES.items()
+            if getattr(self, key) is not None and getattr(self, certificate) is None
+        ]
         if self.server is not None and self.api_key is None:
-            raise ConfigurationError(
+            problems.append(
                 "a server is set but no API key: pass api_key= or set USAGEFLOW_API_KEY "
                 "(make one with `usageflow keys create --name edge --scope usage.write`)"
             )
 
     @classmethod
+        if problems:
+            raise ConfigurationError("\n".join(problems))
     def read(
         cls,
         environ: Mapping[str, str] | None = None,
@@ -329,6 +344,8 @@ def problem_of(name: str, value: Any) -> str | None:
         )
     if name == "ingest_events_max" and value < SPOOL_ROW_EVENTS_MAX:
         return f"must be at least {SPOOL_ROW_EVENTS_MAX}: edges send whole rows of their spool"
+    if name == "workers" and value > _WORKERS_MAX:
+        return f"must be at most {_WORKERS_MAX}, not {value}: one for each core is enough"
     if name == "stripe_api_key" and value is not None and not _STRIPE_KEY.fullmatch(value):
         return (
             "must be a secret or restricted key: sk_test_..., sk_live_..., rk_test_... or "

@@ -54,6 +54,21 @@ def test_check_tells_what_is_wrong(run: Run, tmp_path: Path) -> None:
     )
 
 
+def test_check_finds_what_the_proxy_would_refuse(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what no other setting shows to be wrong, each with its place."""
+    file = tmp_path / "u.toml"
+    file.write_text("[proxy]\nlisten = '8080'\n[upstream]\nhealth_path = 'health'\n")
+    monkeypatch.setenv("USAGEFLOW_TRUSTED_PROXIES", "all")
+    status, out, err = run("config", "--check", file)
+    assert (status, out) == (1, "")
+    listen, trusted, health = err.splitlines()
+    assert listen.startswith(f"usageflow: {file}:2: listen address '8080' must look like ")
+    assert trusted.startswith("USAGEFLOW_TRUSTED_PROXIES: ")
+    assert health.startswith(f"{file}:4: USAGEFLOW_HEALTH_PATH must be a path ")
+
+
 def test_a_file_without_check_is_a_mistake(run: Run) -> None:
     """The complete file has nothing of it."""
     status, out, err = run("config", "u.toml")

@@ -95,6 +95,17 @@ def test_a_request_through_the_proxy_is_in_its_spool(
     assert (event["metric"], event["quantity"], event["state"]) == ("API_CALL", 1, "counted")
 
 
+def test_all_mistakes_are_told_at_once(run: Run) -> None:
+    """Not one for each start."""
+    status, _, err = run("proxy", "--listen", "8080", "--access-log", "/none/a.log")
+    assert status == 1
+    assert [line.partition("'")[0] for line in err.splitlines()] == [
+        "usageflow: listen address ",
+        "cannot open the access log /none/a.log: /none is no directory",
+        "no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [

@@ -279,3 +279,9 @@ def test_a_server_that_never_began_can_be_closed(proxy: Proxy) -> None:
     server.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+
+
+def test_an_address_that_is_none_is_told_by_its_option() -> None:
+    """There is more than one that could be meant."""
+    with pytest.raises(ConfigurationError, match=r"^--admin-listen: listen address '9901' must"):
+        AdminServer("9901", health=Health, metrics=str)

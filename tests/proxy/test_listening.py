@@ -106,7 +106,7 @@ def test_only_a_stale_socket_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=f"{path}: Address already in use"):
             Listening.bind(f"unix:{path}")
     path.write_text("precious")
-    with pytest.raises(ConfigurationError, match=f"{path}: Address already in use"):
+    with pytest.raises(ConfigurationError, match=f"{path}: it exists and is no socket;"):
         Listening.bind(f"unix:{path}")
     assert path.read_text() == "precious"
 

@@ -31,10 +31,15 @@ def config(
     if not check:
         print(config_file.template(), end="")
         return
+    from usageflow.proxy.soundness import mistakes
+
     placed = file_settings(file)
     settings = Settings.read(file={name: given.value for name, given in placed.items()})
     places = {name: given.place for name, given in placed.items()}
     for item in fields(Settings):
         if os.environ.get(variable(item.name)):
             places[item.name] = variable(item.name)
+    told = [f"{places.get(name, name)}: {text}" for name, text in mistakes(settings)]
+    if told:
+        raise ConfigurationError("\n".join(told))
     print(table(("setting", "value", "from"), config_file.in_force(settings, places)))

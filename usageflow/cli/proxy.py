@@ -5,7 +5,6 @@ from typing import Annotated, Final
 
 from usageflow.cli.logs import log_to_stderr
 from usageflow.cli.options import ConfigOption, edge_settings, setting
-from usageflow.errors import ConfigurationError
 
 WORKER: Final = (sys.executable, "-m", "usageflow.cli.proxy_worker")
 
@@ -43,8 +42,9 @@ def proxy(
         spool_dir=spool_dir,
         durability=durability,
     )
-    if settings.upstream is None:
-        raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
+    from usageflow.proxy.soundness import require_sound
+
+    require_sound(settings)
     if settings.workers > 1:
         from usageflow.proxy.workers import run as run_workers
 

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 from usageflow.addresses import bound_socket, host_and_port
+from usageflow.errors import ConfigurationError
 from usageflow.proxy.figures import Health
 from usageflow.proxy.metrics import CONTENT_TYPE
 
@@ -28,6 +29,7 @@ SILENCE_S_MAX: Final = 5.0
 CONNECTIONS_MAX: Final = 16
 """Open at once, with a thread for each; probes and scrapes come one by one."""
 _STOP_POLL_S: Final = 0.2
+_OPTION: Final = "--admin-listen"
 
 
 def stuck(health: Health, now_s: float) -> list[str]:
@@ -54,6 +56,14 @@ def unready(health: Health, now_s: float) -> list[str]:
     return reasons
 
 
+def admin_address(text: str) -> tuple[str, int]:
+    """The setting `admin_listen` in its two parts. Raises ConfigurationError that names it."""
+    try:
+        return host_and_port(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{_OPTION}: {error}") from None
+
+
 class AdminServer:
     """Serves /healthz, /readyz and /metrics on HOST:PORT; GET and HEAD alone.
 
@@ -63,7 +73,7 @@ class AdminServer:
     def __init__(
         self, listen: str, *, health: Callable[[], Health], metrics: Callable[[], str]
     ) -> None:
-        listener = bound_socket(*host_and_port(listen), option="--admin-listen")
+        listener = bound_socket(*admin_address(listen), option=_OPTION)
         self._server = _Server(listener, health, metrics)
         self._thread = threading.Thread(
             target=self._server.serve_forever,

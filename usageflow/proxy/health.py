@@ -77,6 +77,17 @@ class Standing:
             self._answers, self._streak = good, 0
 
 
+def question_path(settings: Settings) -> str:
+    """The setting `health_path`. Raises ConfigurationError if it is no path."""
+    path = settings.health_path or ""
+    if not _PATH.fullmatch(path):
+        raise ConfigurationError(
+            f"{variable('health_path')} must be a path that starts with '/', percent-encoded, "
+            f"not {path!r}"
+        )
+    return path
+
+
 class HealthChecks:
     """Asks every target for `health_path` at intervals and tells what is wrong, None for nothing.
 
@@ -91,13 +102,7 @@ class HealthChecks:
         dialers: Iterable[Dialer],
         tell: Callable[[Target, str | None], None],
     ) -> None:
-        path = settings.health_path or ""
-        if not _PATH.fullmatch(path):
-            raise ConfigurationError(
-                f"{variable('health_path')} must be a path that starts with '/', percent-encoded, "
-                f"not {path!r}"
-            )
-        self._path = path.encode("ascii")
+        self._path = question_path(settings).encode("ascii")
         own = settings.upstream_host in ("keep", "upstream")
         self._host = None if own else settings.upstream_host.encode("ascii")
         self._settings = settings

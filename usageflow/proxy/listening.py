@@ -4,6 +4,7 @@ It binds and gives up; accepting and serving are `serve`'s.
 """
 
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -162,11 +163,12 @@ def _bound_path(path: Path) -> socket.socket:
 def _remove_stale(path: Path) -> None:
     """Remove the socket of a process that was killed: one that nobody listens on."""
     with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
-        if stat.S_ISSOCK(path.stat().st_mode):
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "it exists and is no socket")
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
 
 
 def files_needed(settings: Settings) -> int:

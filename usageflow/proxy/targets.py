@@ -129,11 +129,6 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     certificate, key = settings.upstream_client_cert, settings.upstream_client_key
-    if certificate is None and key is not None:
-        raise ConfigurationError(
-            f"{variable('upstream_client_key')} is set without "
-            f"{variable('upstream_client_cert')}: a key is of use with its certificate alone"
-        )
     if certificate is not None:
         try:  # an empty password: without one OpenSSL would ask for it on the terminal
             context.load_cert_chain(certificate, key, password="")
