@@ -16,7 +16,7 @@ from usageflow.proxy.chunked import ChunkedReader
 from usageflow.proxy.heads import LONE_LINE_FEED, Fields, RequestHead, parse_request
 from usageflow.proxy.refusals import Refusal, refusal_bytes
 from usageflow.proxy.transit import Transit
-from usageflow.proxy.tunnel import Tunnel
+from usageflow.proxy.tunnel import Tunnel, keep_alive
 from usageflow.proxy.upstream_connection import CHUNK_LINE_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
         "_full",
         "_gateway",
         "_left",
+        "_opening",
         "_paused",
         "_reading_body",
         "_request_deadline_s",
@@ -62,6 +63,7 @@ class ClientConnection(asyncio.Protocol):
         "_tunnel",
         "_unsent_bytes",
         "_write_deadline_s",
+        "admitted",
         "forwarded",
         "keep",
         "peer",
@@ -78,12 +80,13 @@ class ClientConnection(asyncio.Protocol):
         self._tunnel: Tunnel | None = None
         self._carried: Transit | None = None
         self._chunks: ChunkedReader | None = None
+        self._opening: RequestHead | None = None
         self._left = self._body_bytes = self._unsent_bytes = self._scanned = 0
         self._reading_body = self._paused = self._full = self._closing = False
         self._deadline_s = self._request_deadline_s = self._write_deadline_s = _NEVER
         self.keep = True
         self.peer = ""
-        self.secure = self.trusted = False
+        self.admitted = self.secure = self.trusted = False
         self.forwarded: tuple[bytes, Fields, Fields] | None = None
 
     # asyncio calls these
@@ -94,11 +97,12 @@ class ClientConnection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = name[0] if isinstance(name, tuple) else "unix"
         self.secure = transport.get_extra_info("sslcontext") is not None
-        refusal = self._gateway.admit(self)
+        self._gateway.join(self)
+        refusal = None if self.admitted else self._gateway.admit(self)
         if refusal is not None:
             self._turn_away(refusal)
             return
-        self._deadline_s = self._gateway.now() + self._gateway.settings.client_header_timeout_s
+        self._deadline_s = self._gateway.first_head_until()
 
     def data_received(self, data: bytes) -> None:
         """Read the next part of whatever is due."""
@@ -175,7 +179,8 @@ class ClientConnection(asyncio.Protocol):
 
     def end(self) -> None:
         """The proxy stops and waits no longer: a request is answered by it, or its answer cut."""
-        if self._tunnel is not None:
+        if self._tunnel is not None and self._carried is not None:
+            self._carried.aborted = _STOPPED.message
             self._tunnel.drain()
         elif self._transit is not None:
             self._closing = True
@@ -216,6 +221,7 @@ class ClientConnection(asyncio.Protocol):
         """See transit.Client."""
         self._tunnel, self._carried = tunnel, transit
         self._transit = None
+        keep_alive(self._transport)
         self._request_deadline_s = _NEVER
         self._gateway.tunnel_began()
         if self._full:
@@ -303,19 +309,22 @@ class ClientConnection(asyncio.Protocol):
         if length is not None and bytes_max is not None and length > bytes_max:
             self._turn_away(_BODY_TOO_LARGE, head)
             return
-        transit = self._transit = gateway.transit(self, head)
         if length == 0:
             self._buffer = rest
-            transit.begin(b"", more=False)
+            self._transit = gateway.transit(self, head)
+            self._transit.begin(b"", more=False)
             return
         self._buffer = b""
         self._reading_body = True
         self._deadline_s = gateway.now() + self._body_timeout_s
         self._left = length or 0
         self._chunks = None if length is not None else self._chunked_reader()
+        self._opening = head
         part = self._take(rest)
+        self._opening = None
         if not self._closing:
-            transit.begin(part, more=self._reading_body)
+            self._transit = gateway.transit(self, head)
+            self._transit.begin(part, more=self._reading_body)
 
     def _read_body(self, data: bytes) -> None:
         transit = self._transit
@@ -363,10 +372,12 @@ class ClientConnection(asyncio.Protocol):
         """The body cannot be carried on; nothing after it can be understood."""
         self._reading_body = False
         self._closing = True
-        if self._transit is None:
-            self._shut()
-        else:
+        if self._transit is not None:
             self._transit.refuse(refusal)
+        elif self._opening is not None:  # the upstream has not heard of it, nor have the policies
+            self._turn_away(refusal, self._opening)
+        else:
+            self._shut()
 
     def _chunked_reader(self) -> ChunkedReader:
         return ChunkedReader(

@@ -54,6 +54,7 @@ class Figures:
     )
     connections_accepted: int = 0
     connections_refused: int = 0
+    handshakes_failed: int = 0
     tunnels: int = 0
     reloads: int = 0
     access_lines_lost: int = 0

@@ -5,6 +5,7 @@ binds no socket and catches no signal: see `serve`.
 """
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -43,6 +44,8 @@ DRAIN_IDLE_S: Final = 1.0
 """How long a resting connection stays open when the proxy stops: a request that is on its way to us
 at that moment is still answered, and told that the connection ends."""
 
+logger = logging.getLogger("usageflow.proxy")
+
 _CLOSED: Final = Refusal(
     503,
     "metering_unavailable",
@@ -77,7 +80,7 @@ class Gateway:
         self._trusted = TrustedPeers.parse(settings.trusted_proxies)
         self._log = AccessLog.open(settings.access_log)
         self._connections: set[ClientConnection] = set()
-        self._refused: set[ClientConnection] = set()
+        self._admitted = 0
         self._peers: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._host = _host_setting(settings)
@@ -146,7 +149,11 @@ class Gateway:
         self.upstreams.sweep(self._loop.time())
         now = self.now()
         for connection in tuple(self._connections):
-            connection.check(now)
+            try:
+                connection.check(now)
+            except Exception:  # one must not keep the others from being looked at
+                logger.exception("a connection is ended because of a mistake of ours")
+                connection.abort()
         self.figures.metering_failures = self.meter.settlement.failures
         if self._log is not None:
             self._log.flush()
@@ -154,32 +161,44 @@ class Gateway:
 
     # What connections ask
 
-    def admit(self, connection: ClientConnection) -> Refusal | None:
-        """Count a new connection, or refuse it; those refused keep nobody else out."""
-        peer, settings = connection.peer, self.settings
-        connection.trusted = self._trusted.trusts(peer)
+    def admit(self, client: ClientConnection) -> Refusal | None:
+        """Count a connection of `client.peer`, or refuse it; who is refused keeps nobody else out.
+
+        What was admitted is given up by `forget`.
+        """
+        peer, settings = client.peer, self.settings
+        client.trusted = self._trusted.trusts(peer)
         crowded = self._peers[peer] >= settings.connections_per_client_max
-        full = len(self._connections) - len(self._refused) >= settings.connections_max
-        self._connections.add(connection)
-        self.figures.connections_accepted += 1
-        self.figures.connections_open += 1
-        if full or (crowded and not connection.trusted):
-            self._refused.add(connection)
+        if self._admitted >= settings.connections_max or (crowded and not client.trusted):
             self.figures.connections_refused += 1
             return _TOO_MANY
+        self._admitted += 1
         self._peers[peer] += 1
+        client.admitted = True
         return None
 
-    def forget(self, connection: ClientConnection) -> None:
+    def join(self, client: ClientConnection) -> None:
+        """Look after a connection from now on."""
+        self._connections.add(client)
+        self.figures.connections_accepted += 1
+        self.figures.connections_open += 1
+
+    def forget(self, client: ClientConnection) -> None:
         """A connection is gone."""
-        self._connections.remove(connection)
-        self.figures.connections_open -= 1
-        if connection in self._refused:
-            self._refused.remove(connection)
-            return
-        self._peers[connection.peer] -= 1
-        if not self._peers[connection.peer]:
-            del self._peers[connection.peer]
+        if client in self._connections:
+            self._connections.remove(client)
+            self.figures.connections_open -= 1
+        if client.admitted:
+            client.admitted = False
+            self._admitted -= 1
+            self._peers[client.peer] -= 1
+            if not self._peers[client.peer]:
+                del self._peers[client.peer]
+
+    def first_head_until(self) -> float:
+        """When a new connection has to have sent its first request."""
+        draining, settings = self.draining, self.settings
+        return self.now() + (DRAIN_IDLE_S if draining else settings.client_header_timeout_s)
 
     def idle_until(self) -> float:
         """When a connection that rests from now on is closed."""

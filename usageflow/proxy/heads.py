@@ -85,7 +85,9 @@ _INVALID_HOST: Final = Refusal(
     400, "invalid_host", "The request must have exactly one valid Host header."
 )
 _MISLEADING: Final = Refusal(
-    400, "invalid_header", "A header has `_` where another one, or one that the proxy relies on, has `-`."
+    400,
+    "invalid_header",
+    "A header has `_` where another one, or one that the proxy relies on, has `-`.",
 )
 _AMBIGUOUS: Final = Refusal(400, "invalid_framing", "The length of the body is ambiguous.")
 

@@ -82,6 +82,11 @@ def _traffic(traffic: Figures) -> Iterator[_Family]:
         "Connections beyond a limit, closed at once",
         traffic.connections_refused,
     )
+    yield _counter(
+        "proxy_tls_handshakes_failed_total",
+        "TLS handshakes that failed",
+        traffic.handshakes_failed,
+    )
     yield _gauge("proxy_tunnels", "Open WebSockets", traffic.tunnels_open)
     yield _counter("proxy_tunnels_total", "WebSockets opened", traffic.tunnels)
     yield _counter("proxy_reloads_total", "Reloads of policies and certificates", traffic.reloads)

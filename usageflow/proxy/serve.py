@@ -30,6 +30,7 @@ from usageflow.proxy.listening import (
 )
 from usageflow.proxy.report import admin, blank, reading
 from usageflow.proxy.signals import on_signals
+from usageflow.proxy.tls_door import TlsDoor
 
 GC_ALLOCATIONS: Final = 20_000
 """Net allocations between two looks of the collector; the default of 700 is one in ten requests."""
@@ -86,25 +87,28 @@ class Serving:
         them until the end.
         """
         loop = asyncio.get_running_loop()
-        keeping = loop.create_task(self._keep_up())
+        keeping: asyncio.Task[None] | None = None
         ship_s = SHIP_S
         try:
             await self._gateway.start()
             _settle_memory()
             server = await self._listen()
+            keeping = loop.create_task(self._keep_up())  # whoever reads "ready" can connect
             on_serving()
             await self._stopping.wait()
-            deadline_s = loop.time() + self._settings.drain_timeout_s
+            stopping_s = loop.time()
+            deadline_s = stopping_s + self._settings.drain_timeout_s
             await self._drain(server, deadline_s)
             ship_s = max(SHIP_S, deadline_s - loop.time())
         finally:
             lost = await self._gateway.aclose(ship_s)
-            keeping.cancel()
+            if keeping is not None:
+                keeping.cancel()
+        logger.info("stopped: it took %.1f s", loop.time() - stopping_s)
         return lost
 
-    async def _listen(self) -> asyncio.Server:
+    async def _listen(self) -> asyncio.Server | TlsDoor:
         loop = asyncio.get_running_loop()
-        tls = None if self._certificates is None else self._certificates.context
         unix = self._listener.family == socket.AF_UNIX
         admit(self._listener)
         try:
@@ -113,16 +117,24 @@ class Serving:
             raise ConfigurationError(
                 f"cannot listen on {self._settings.listen}: {error.strerror}"
             ) from None
+        if self._certificates is not None:
+            return TlsDoor(
+                self._gateway,
+                self._listener,
+                self._certificates.context,
+                handshake_s=self._settings.client_header_timeout_s,
+            )
         return await (loop.create_unix_server if unix else loop.create_server)(
-            self._gateway.connection,
-            sock=self._listener,
-            backlog=BACKLOG,
-            ssl=tls,
-            ssl_handshake_timeout=None if tls is None else self._settings.client_header_timeout_s,
+            self._gateway.connection, sock=self._listener, backlog=BACKLOG
         )
 
-    async def _drain(self, server: asyncio.Server, deadline_s: float) -> None:
+    async def _drain(self, server: asyncio.Server | TlsDoor, deadline_s: float) -> None:
         loop = asyncio.get_running_loop()
+        logger.info(
+            "stopping: %d connections, at most %g s",
+            self._gateway.figures.connections_open,
+            self._settings.drain_timeout_s,
+        )
         turn_away(self._listener)
         self._gateway.drain()
         await asyncio.sleep(LAST_ARRIVALS_S)

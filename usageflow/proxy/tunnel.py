@@ -6,6 +6,8 @@ what the policies count; when to record is the middleware's `Session`. The hands
 is a request like any other, and a refused one an answer like any other.
 """
 
+import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol, cast
 
@@ -29,6 +31,16 @@ read may hold take 112,000 where a number is at a fixed place; only expressions 
 TOO_LARGE: Final = Reason("a message of the WebSocket is too large to be measured")
 
 _WAYS: Final[dict[Piece, str]] = {"received": "in", "sent": "out"}
+
+
+KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", 0), 60),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", 0), 15),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", 0), 4),
+)
+"""A tunnel may be silent for days. After a minute the kernel asks whether the other end is still
+there, so that one that vanished without a word is gone after two."""
 
 
 class Side(Protocol):
@@ -290,3 +302,13 @@ class Tunnel:
         """One end is gone: what it sent still reaches the other."""
         self._upstream.end_pipe()
         self._once_recorded(self._client.end_pipe)
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel find out when the other end has vanished; a unix socket's cannot."""
+    raw = transport.get_extra_info("socket")
+    if raw is None or raw.family == socket.AF_UNIX:
+        return
+    for level, option, value in KEEP_ALIVE:
+        if option:
+            raw.setsockopt(level, option, value)

@@ -21,6 +21,7 @@ from usageflow.proxy.heads import (
 )
 from usageflow.proxy.last_words import LastWords
 from usageflow.proxy.targets import Target
+from usageflow.proxy.tunnel import keep_alive
 
 CHUNK_LINE_BYTES_MAX: Final = 4_096
 """Longest line of a chunk's size and extensions: beyond any that servers write."""
@@ -204,6 +205,7 @@ class UpstreamConnection(asyncio.Protocol):
     def carry(self, pipe: Pipe) -> None:
         """From now on every byte goes to `pipe`."""
         self._pipe, self._asker = pipe, None
+        keep_alive(self._transport)
         self._owed = self._keep_alive = False
         if self._write_paused:
             pipe.upstream_full()

@@ -5,7 +5,10 @@ neither a future nor a timer of its own.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
+
+log = logging.getLogger("usageflow.recorder")
 
 
 class Hold(asyncio.Future[bool]):
@@ -38,4 +41,7 @@ class Hold(asyncio.Future[bool]):
             self.set_result(durable)
             waiting, self._waiting = self._waiting, []
             for go_on in waiting:
-                go_on()
+                try:
+                    go_on()
+                except Exception:  # the others of this commit have theirs to send
+                    log.exception("an answer could not be sent on")
