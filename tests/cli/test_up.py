@@ -1,5 +1,6 @@
 """`usageflow up`: what each child is told, what is refused, and the whole of it once."""
 
+import inspect
 import json
 import os
 import signal
@@ -17,8 +18,14 @@ from typing import Any
 import httpx
 import pytest
 
+from usageflow.catalog import keys
+from usageflow.catalog.organizations import default_organization
+from usageflow.cli import proxy as proxy_command
+from usageflow.cli import up as up_command
 from usageflow.cli.up import OF_PROXY, OF_SERVER, _plan, _require_free, environment
 from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.up import Plan
 
 Run = Callable[..., Any]
 
@@ -79,6 +86,35 @@ def test_each_child_is_told_only_what_is_its_own() -> None:
     assert server["USAGEFLOW_PORT"] == "2"
     assert "S" not in "".join(proxy.values()).replace("USAGEFLOW", "")
     assert not {"USAGEFLOW_UPSTREAM", "USAGEFLOW_SPOOL_DIR"} & server.keys()
+
+
+def test_what_the_proxy_takes_up_takes() -> None:
+    """Every option of `usageflow proxy` but the server and its key, which are the other child's."""
+    proxy, up = (
+        set(inspect.signature(command).parameters)
+        for command in (proxy_command.proxy, up_command.up)
+    )
+    assert proxy - up == {"server", "api_key"}
+
+
+def test_options_reach_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typed for `up`, they are in the environment of the child that they are for."""
+    plans: list[Plan] = []
+    monkeypatch.setattr("usageflow.up.run", plans.append)
+    up_command.up(
+        upstream=["http://a:1"],
+        listen=f"127.0.0.1:{free_port()}",
+        port=free_port(),
+        tls_cert="c.pem",
+        tls_key="k.pem",
+        durability="relaxed",
+    )
+    (plan,) = plans
+    assert plan.proxy.environ.items() >= {
+        ("USAGEFLOW_TLS_CERT", "c.pem"),
+        ("USAGEFLOW_TLS_KEY", "k.pem"),
+        ("USAGEFLOW_DURABILITY", "relaxed"),
+    }
 
 
 def test_a_child_reads_what_was_meant() -> None:
@@ -155,11 +191,13 @@ def test_an_address_that_is_taken_is_named(
 class Up:
     """A running `usageflow up` in a directory, and what it printed."""
 
-    def __init__(self, folder: Path, upstream: str) -> None:
-        self.server, listen = free_port(), f"127.0.0.1:{free_port()}"
-        self.proxy = f"http://{listen}"
+    def __init__(self, folder: Path, upstream: str, *, after: "Up | None" = None) -> None:
+        """Start it; `after` another on the addresses of that one."""
+        self.server: int = free_port() if after is None else after.server
+        self.proxy: str = f"http://127.0.0.1:{free_port()}" if after is None else after.proxy
+        listen = self.proxy.removeprefix("http://")
         environ = {k: v for k, v in os.environ.items() if not k.startswith("USAGEFLOW_")}
-        with (folder / "log").open("wb") as log:
+        with (folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "usageflow", "up", "--upstream", upstream),
@@ -249,6 +287,67 @@ def test_one_command_meters_an_api(upstream: str, tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text()
     assert "the server ended (signal 9) and is started again" in log
     assert "uf_live_" not in log + up.out
+
+
+def test_killed_it_takes_its_children_along(upstream: str, tmp_path: Path) -> None:
+    """They drain and end by themselves; the next start finds its addresses free.
+
+    And the key of the proxy that was killed is revoked then.
+    """
+    (tmp_path / "policies.toml").write_text(POLICIES)
+    first = Up(tmp_path, upstream)
+    second = None
+    try:
+        first.read_until("server  http")
+        assert get(first.proxy) == 200
+        children = first.children()
+        assert children.keys() == {"serve", "proxy"}
+        first.process.kill()
+        first.process.wait()
+        wait_for_the_end_of(children)
+        (left,) = active_keys(tmp_path)
+        second = Up(tmp_path, upstream, after=first)
+        second.read_until("server  http")
+        (renewed,) = active_keys(tmp_path)
+        assert renewed != left
+        used(tmp_path, 1)
+        second.process.send_signal(signal.SIGTERM)
+        assert second.process.wait(60) == 0
+        assert active_keys(tmp_path) == []
+    finally:
+        for up in (first, second):
+            if up is not None:
+                up.process.kill()
+                up.process.communicate()
+
+
+def wait_for_the_end_of(processes: dict[str, int]) -> None:
+    """Wait until none of them runs; one that goes on is killed, so that nothing is left."""
+    deadline_s = time.monotonic() + 30
+    left = processes
+    while left and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+        left = {name: pid for name, pid in left.items() if runs(pid)}
+    for pid in left.values():
+        os.kill(pid, signal.SIGKILL)
+    assert left == {}
+
+
+def runs(pid: int) -> bool:
+    """Whether this process runs; one that only waits for its parent to ask does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def active_keys(folder: Path) -> list[str]:
+    """The ids of the keys in use."""
+    url = f"sqlite:///{folder / 'usageflow.db'}"
+    with closing(Database.open(url, create=False)) as db, db.transaction() as tx:
+        rows = keys.listing(tx, default_organization(tx))
+        return [row.id for row in rows if row.revoked_at is None]
 
 
 def listens(port: int) -> bool:

@@ -26,7 +26,8 @@ from usageflow.errors import ConfigurationError
 if TYPE_CHECKING:
     from usageflow.up import Plan
 
-USAGEFLOW = (sys.executable, "-m", "usageflow")
+CHILD = (sys.executable, "-m", "usageflow.cli.up_child")
+"""Runs a command of `usageflow` until it ends, or this process does."""
 OF_SERVER = frozenset({"server", "stripe"})
 OF_PROXY = frozenset({"edge", "proxy", "upstream", "hops"})
 """The sections of the settings that each of them gets: no more secrets than it needs."""
@@ -45,7 +46,10 @@ def up(
     host: HostOption = None,
     port: PortOption = None,
     workers: Annotated[int | None, setting("workers")] = None,
+    tls_cert: Annotated[str | None, setting("tls_cert")] = None,
+    tls_key: Annotated[str | None, setting("tls_key")] = None,
     spool_dir: Annotated[str | None, setting("spool_dir")] = None,
+    durability: Annotated[str | None, setting("durability")] = None,
     admin_listen: Annotated[str | None, setting("admin_listen")] = None,
     access_log: Annotated[str | None, setting("access_log")] = None,
     config: ConfigOption = None,
@@ -61,7 +65,10 @@ def up(
         host=host,
         port=port,
         workers=workers,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         spool_dir=spool_dir,
+        durability=durability,
         admin_listen=admin_listen,
         access_log=access_log,
     )
@@ -106,14 +113,14 @@ def _plan(settings: Settings) -> "Plan":
     return Plan(
         server=Program(
             name="server",
-            command=(*USAGEFLOW, "serve"),
+            command=(*CHILD, "serve"),
             environ=environment(settings, OF_SERVER, os.environ),
             listen=_joined(settings.host, settings.port),
             stop_s_max=SERVER_STOP_S_MAX,
         ),
         proxy=Program(
             name="proxy",
-            command=(*USAGEFLOW, "proxy"),
+            command=(*CHILD, "proxy"),
             # its policies are the server's, and its key is made when the server is there
             environ=environment(
                 settings, OF_PROXY, os.environ, server=url, api_key=None, policies=None

@@ -106,7 +106,7 @@ class Child:
         self._process = await asyncio.create_subprocess_exec(
             *self._program.command,
             env=self._environ,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # closed by whatever ends us, by SIGKILL too: see cli.up_child
             start_new_session=True,  # Ctrl-C is for the parent, which stops its children in order
         )
         return self._process
