@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,27 @@ def test_the_lock_files_are_private(database: Database, tmp_path: Path) -> None:
     database.claim_server()
     for suffix in ("write", "lock"):
         assert (tmp_path / f"usageflow.db.{suffix}").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_it_makes_is_private(tmp_path: Path) -> None:
+    """Accounts, digests of keys and usage: only the owner may read them, in all of its files."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    before = os.umask(0o022)
+    try:
+        with closing(Database.open(url)) as database:
+            database.migrate()
+            modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes.keys() >= {"new.db", "new.db-wal", "new.db-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_the_mode_of_a_file_that_is_there_stays(url: str, tmp_path: Path) -> None:
+    """Who lets a group read it, for backups for example, has decided so."""
+    (tmp_path / "usageflow.db").chmod(0o640)
+    write_many(url, "a", 1)
+    assert (tmp_path / "usageflow.db").stat().st_mode & 0o777 == 0o640
 
 
 def test_readers_beyond_the_pool_are_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -80,10 +80,19 @@ class SqliteFile:
             os.close(self._server)
 
     def _connect_writer(self) -> sqlite3.Connection:
+        self._make_private()
         return self._connect("rwc", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
     def _connect_reader(self) -> sqlite3.Connection:
         return self._connect("ro", "query_only = ON")
+
+    def _make_private(self) -> None:
+        """Make the file, for its owner alone, unless it is there; SQLite gives its mode to others.
+
+        Only a new file is opened: closing one that is in use would drop SQLite's locks on it.
+        """
+        with suppress(OSError):  # it is there, or SQLite says below why it cannot be
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
     def _connect(self, mode: str, *pragmas: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
