@@ -196,6 +196,18 @@ def test_the_image_is_installed_by_hash() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", UNITS)
+def test_units_are_installed_as_the_image_is(name: str) -> None:
+    """From a checkout by hash, never by a name that may be somebody else's on an index."""
+    text = text_of(name)
+    assert re.findall(r"(?m)^#.*bin/pip install (.+)$", text) == [
+        "--require-hashes -r requirements/all.txt",
+        "--no-deps --no-build-isolation .",
+    ]
+    for path in re.findall(r"(?m)^#   install .*?(\S+) /etc/\S+\.(?:service|toml|system/)", text):
+        assert (ROOT / path).is_file()
+
+
 def test_the_sidecar_is_configured_by_settings(sidecar: dict[str, Any]) -> None:
     """Every variable is one of ours, and together they are settings that can run."""
     env = {each["name"]: each.get("value", "from a secret") for each in sidecar["env"]}

@@ -38,6 +38,11 @@ def parse(words: list[str]) -> None:
         command.make_context(name, rest)
 
 
+def test_nothing_is_installed_by_our_name(page: Path) -> None:
+    """It is on no index yet, where the name may be somebody else's: the checkout's path is told."""
+    assert not re.search(r"`pip install ['\"]?usageflow", page.read_text(encoding="utf-8"))
+
+
 def test_the_lines_of_a_shell() -> None:
     """Continued lines, substitutions and comments are read as a shell does."""
     shell = "cd x\nusageflow a \\\n  --b 'c d'\nexport K=$(usageflow k) # usageflow\n$ usageflow e"
