@@ -3,10 +3,13 @@
 import base64
 import hashlib
 import re
+import shlex
+from html import unescape
 
 import pytest
 
 from usageflow.api.signup_page import STYLE_SOURCE, done_page, form_page, message_page
+from usageflow.config import Settings
 
 HOSTILE = "\"><script>alert('x')</script>&amp;"
 PAGES = {
@@ -30,6 +33,28 @@ def test_the_style_is_the_one_that_is_allowed(name: str) -> None:
     (style,) = re.findall(r"<style>(.*?)</style>", PAGES[name], re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"'sha256-{digest}'" == STYLE_SOURCE
+
+
+def test_the_commands_run_beside_what_runs_already() -> None:
+    """Where `up` listens by default, no other proxy is sent; every option exists."""
+    page = unescape(done_page("Acme", "uf_live_0", "http://127.0.0.1:8787"))
+    blocks = re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)
+    text = "\n".join(blocks).replace("\\\n", "")
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("usageflow")]
+    assert [words[1] for words in commands] == ["policies", "proxy"]
+    proxy = dict(zip(commands[1][2::2], commands[1][3::2], strict=True))
+    assert proxy.keys() == {"--upstream", "--listen", "--server"}
+    assert proxy["--server"] == "http://127.0.0.1:8787"
+    assert proxy["--listen"].rpartition(":")[2] != Settings().listen.rpartition(":")[2]
+
+
+def test_the_page_says_what_needs_no_doing() -> None:
+    """After `usageflow up` nothing but a request; and there is nothing to log in to."""
+    page = done_page("Acme", "uf_live_0", "http://127.0.0.1:8787")
+    up = page.partition("usageflow up")[2].partition("<h2>")[0]
+    assert "usageflow usage" in up
+    assert "--policies" in up
+    assert "no pages to log in to" in " ".join(page.split())
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -46,7 +46,7 @@ pre { margin: .5rem 0 1rem; padding: .75rem 1rem; background: var(--code);
   border: 1px solid var(--line); border-radius: .5rem; font: .875rem/1.6 ui-monospace, monospace;
   white-space: pre-wrap; overflow-wrap: anywhere; }
 pre.key { user-select: all; }
-code { font: .9em ui-monospace, monospace; }
+code { font-family: ui-monospace, monospace; font-size: .9em; }
 """
 STYLE_SOURCE: Final = (
     "'sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode() + "'"
@@ -89,20 +89,25 @@ def done_page(organization: str, api_key: str, server: str) -> str:
     return _page(
         "Account created",
         f"""<h1>{escape(organization)} is set up</h1>
-<p class="dim">The owner&rsquo;s account is made. Three steps to the first usage:</p>
-<h2>1. Keep this API key</h2>
+<p class="dim">Your account owns this installation, and nobody else can create one. There are no
+pages to log in to: the <code>usageflow</code> commands, where the server runs, show the usage, and
+make keys and policies.</p>
+<h2>Keep this API key</h2>
 <p>An edge, the proxy or the middleware in your app, hands in its usage with it.
 <strong>It is shown only now;</strong> <code>usageflow keys create</code> makes others.</p>
 <pre class="key">{escape(api_key)}</pre>
-<h2>2. Say what to meter</h2>
-<p>Write a policy file, and publish it on this machine. Edges follow by themselves.</p>
+<h2>If you started <code>usageflow up</code></h2>
+<p>All of it runs: the proxy is in front of your API with a key of its own, and the file of
+<code>--policies</code> is in use. Send a request through the proxy, and
+<code>usageflow usage</code> shows it.</p>
+<h2>For any other edge</h2>
+<p>Say what to meter, unless <code>--policies</code> did: publish a policy file where the server
+runs. Edges follow by themselves.</p>
 <pre>usageflow policies push policies.toml</pre>
-<h2>3. Put an edge in front of your API</h2>
-<p>The proxy that <code>usageflow up</code> started has a key of its own. For any other:</p>
+<p>Put a proxy in front of your API, on a port that is free:</p>
 <pre>export USAGEFLOW_API_KEY=uf_live_...
 usageflow proxy --upstream http://127.0.0.1:9000 \\
-  --server {escape(server)}</pre>
-<p class="dim">Then send a request through it, and <code>usageflow usage</code> shows it.</p>""",
+  --listen 127.0.0.1:8081 --server {escape(server)}</pre>""",
         wide=True,
     )
 
