@@ -1,11 +1,13 @@
 """Options derived from settings, and where the settings of a command come from."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from usageflow.cli.options import edge_settings, file_settings, server_settings, setting
+from usageflow.config import Settings
 from usageflow.errors import ConfigurationError
 
 
@@ -76,6 +78,20 @@ def test_the_first_key_can_be_made_where_an_edge_is_configured(
     assert server_settings().server is None
     with pytest.raises(ConfigurationError, match="no API key"):
         edge_settings()
+
+
+@pytest.mark.parametrize("read", [edge_settings, server_settings])
+def test_a_mistake_is_told_by_the_name_it_was_written_by(
+    read: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option as the option; what is in the environment by its variable."""
+    with pytest.raises(ConfigurationError, match=r"^--workers must be a number above 0, not 0$"):
+        read(workers=0)
+    with pytest.raises(ConfigurationError, match=r"^--durability must be one of"):
+        read(durability="maybe", port=None)
+    monkeypatch.setenv("USAGEFLOW_WORKERS", "0")
+    with pytest.raises(ConfigurationError, match=r"^USAGEFLOW_WORKERS must be"):
+        read(workers=None)
 
 
 def test_wrong_variables_are_still_refused(monkeypatch: pytest.MonkeyPatch) -> None:

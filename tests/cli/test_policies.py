@@ -76,13 +76,14 @@ def test_policies_that_contradict_each_other_are_a_problem(run: Run, file: Path)
 def test_what_cannot_be_read_is_one_problem(
     run: Run, tmp_path: Path, content: bytes | None
 ) -> None:
-    """No TOML, no text, no file: named, exit 1."""
+    """No TOML, no text, no file: named once, exit 1."""
     path = tmp_path / "broken.toml"
     if content is not None:
         path.write_bytes(content)
     status, out, err = run("policies", "check", path)
     assert (status, err, len(out.splitlines())) == (1, "", 1)
     assert out.startswith(f"{path}:")
+    assert out.count(path.name) == 1
 
 
 def test_push_says_what_changed(run: Run, file: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Policies stay fresh, the last good set stays in force, and a cached set outlives the server."""
 
+import errno
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -84,8 +86,11 @@ def server() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.fixture
-def feed() -> Iterator[Callable[[Settings], PollingFeed]]:
-    """Open feeds; they are closed at the end."""
+def feed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Settings], PollingFeed]]:
+    """Open feeds, with their default spool in the test's own directory; closed at the end."""
+    monkeypatch.chdir(tmp_path)
     made: list[PollingFeed] = []
 
     def make(settings: Settings) -> PollingFeed:
@@ -147,16 +152,25 @@ def test_one_invalid_policy_is_told_and_the_others_count(
     assert f"{path}:8: " in caplog.text
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"[[policy"])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, ": cannot be read: No such file or directory"),
+        (b"\xff\xfe", ": cannot be read: it is not UTF-8"),
+        (b"[[policy", ":1:9: "),
+    ],
+)
 def test_a_file_that_cannot_be_read_stops_the_start(
-    feed: Callable[[Settings], PollingFeed], tmp_path: Path, content: bytes | None
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path, content: bytes | None, problem: str
 ) -> None:
-    """A mistake shows at start, with the path in the message."""
+    """A mistake shows at start, with the path in the message, once."""
     path = tmp_path / "p.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(PolicyFileError, match=r"p\.toml"):
+    with pytest.raises(PolicyFileError) as refused:
         feed(Settings(policies=str(path)))
+    assert f"{path}{problem}" in str(refused.value)
+    assert str(refused.value).count(str(path)) == 1
 
 
 def test_the_servers_policies_follow_its_changes(
@@ -322,7 +336,9 @@ def test_a_reload_with_a_new_key_server_waits_for_its_keys(tmp_path: Path) -> No
     """The set before stays in force until then, so that no token goes unverified meanwhile."""
     path = tmp_path / "p.toml"
     path.write_text(POLICY % ("a", "a"))
-    subject = open_feed(Settings(policies=str(path), jwks_timeout_s=0.3))
+    subject = open_feed(
+        Settings(policies=str(path), jwks_timeout_s=0.3, spool_dir=str(tmp_path / "spool"))
+    )
     listener = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/jwks.json"
     token = f'{{ from = "jwt", claim = "sub", keys = "{url}" }}'
@@ -374,3 +390,173 @@ def test_an_empty_file_is_one_that_is_being_written(
     path.write_text("# nothing is metered for now")
     subject.poll()
     assert not matches(subject, "a")
+
+
+WRONG_B = (POLICY % ("b", "b")).replace("metric", "metrik")
+
+
+@pytest.fixture
+def restart(feed: Callable[[Settings], PollingFeed], tmp_path: Path) -> Callable[[str], Any]:
+    """Restart an edge, with another text in its policy file; it is polled once, as by a start."""
+
+    def again(text: str) -> PollingFeed:
+        (tmp_path / "p.toml").write_text(text)
+        subject = feed(Settings(policies=str(tmp_path / "p.toml")))
+        subject.poll()
+        return subject
+
+    return again
+
+
+def test_a_policy_that_becomes_wrong_stays_over_restarts(
+    restart: Callable[[str], PollingFeed], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it was before the mistake; the log says since when and what it is, and nothing else."""
+    good = restart(POLICY % ("a", "a") + POLICY % ("b", "b"))
+    before = good.current.match("GET", "/b")
+    assert before is not None
+    told = []
+    for _ in range(2):
+        caplog.clear()
+        subject = restart(POLICY % ("a", "new") + WRONG_B)
+        assert matches(subject, "new")
+        after = subject.current.match("GET", "/b")
+        assert after is not None
+        assert after.policies[0].version == before.policies[0].version
+        (line,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+        told.append(line)
+    assert told[0] == told[1]
+    assert re.fullmatch(
+        rf'policy "b" stays in force as it was \({before.policies[0].version}\), it is wrong since '
+        r"20\d\d-\d\d-\d\d \d\d:\d\d UTC: .*/p\.toml:8: policy \"b\" \(#2\): metric: is required; "
+        r'.*/p\.toml:13: policy "b" \(#2\): metrik: is not known; did you mean "metric"\?',
+        told[0],
+    )
+
+
+def test_a_policy_that_was_taken_out_does_not_come_back(
+    restart: Callable[[str], PollingFeed], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gone on purpose, it is gone; so is what was kept of it."""
+    restart(POLICY % ("a", "a") + POLICY % ("b", "b"))
+    assert not matches(restart(POLICY % ("a", "a")), "b")
+    assert not matches(restart(POLICY % ("a", "a") + WRONG_B), "b")
+    assert "stays in force" not in caplog.text
+    assert "a policy is left out: " in caplog.text
+
+
+def test_what_another_policy_claims_by_now_is_not_taken_back(
+    restart: Callable[[str], PollingFeed], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two for the same requests the one that is right counts; the log tells one thing of each."""
+    restart(POLICY % ("a", "a") + POLICY % ("b", "b"))
+    subject = restart(POLICY % ("new", "b") + WRONG_B)
+    match = subject.current.match("GET", "/b")
+    assert match is not None
+    assert [each.policy.name for each in match.policies] == ["new"]
+    assert "stays in force" not in caplog.text
+    assert 'policy "b" (#2): metrik' in caplog.text
+
+
+def test_what_is_kept_is_that_files(
+    restart: Callable[[str], PollingFeed],
+    feed: Callable[[Settings], PollingFeed],
+    tmp_path: Path,
+) -> None:
+    """By its absolute path; another file in the same spool directory has its own."""
+    restart(POLICY % ("b", "b"))
+    other = tmp_path / "other.toml"
+    other.write_text(POLICY % ("a", "a") + WRONG_B)
+    assert not matches(feed(Settings(policies=str(other))), "b")
+    (tmp_path / "p.toml").write_text(POLICY % ("a", "a") + WRONG_B)
+    assert matches(feed(Settings(policies="p.toml")), "b")
+
+
+def test_only_an_edge_that_runs_keeps_its_policies(
+    feed: Callable[[Settings], PollingFeed], tmp_path: Path
+) -> None:
+    """Making one writes nothing; what is kept is written when it changed, and as a whole."""
+    path, spool = tmp_path / "p.toml", tmp_path / ".usageflow" / "spool"
+    path.write_text(POLICY % ("a", "a"))
+    first = feed(Settings(policies=str(path)))
+    assert not spool.exists()
+    first.poll()
+    (kept,) = spool.iterdir()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    before = kept.stat().st_ino
+    first.poll()
+    feed(Settings(policies=str(path))).poll()
+    assert kept.stat().st_ino == before
+    path.write_text(POLICY % ("b", "b"))
+    first.poll()
+    assert kept.stat().st_ino != before
+    assert list(spool.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"policies": [], "wrong_since": 7}', b"\xff", b"[]"])
+def test_what_cannot_be_read_of_a_file_is_as_if_it_were_not_there(
+    restart: Callable[[str], PollingFeed],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+) -> None:
+    """It is told, the wrong policy is left out, and the next good set is kept."""
+    restart(POLICY % ("b", "b"))
+    (kept,) = (tmp_path / ".usageflow" / "spool").iterdir()
+    kept.write_bytes(content)
+    subject = restart(POLICY % ("a", "a") + WRONG_B)
+    assert matches(subject, "a")
+    assert not matches(subject, "b")
+    assert f"the policies kept in .usageflow/spool/{kept.name} cannot be used: " in caplog.text
+    assert "a policy is left out: " in caplog.text
+    restart(POLICY % ("b", "b"))
+    assert matches(restart(POLICY % ("a", "a") + WRONG_B), "b")
+
+
+def test_policies_are_kept_once_the_disk_takes_them(
+    restart: Callable[[str], PollingFeed], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it does not is told once, however often it is tried."""
+    (tmp_path / ".usageflow").touch()
+    subject = restart(POLICY % ("b", "b"))
+    subject.poll()
+    assert caplog.text.count("cannot be kept") == 1
+    (tmp_path / ".usageflow").unlink()
+    subject.poll()
+    assert matches(restart(POLICY % ("a", "a") + WRONG_B), "b")
+
+
+def test_a_disk_that_becomes_full_leaves_no_draft(
+    restart: Callable[[str], PollingFeed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept before is there as it was."""
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), fd)
+
+    restart(POLICY % ("b", "b"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        restart(POLICY % ("c", "c"))
+    assert len(list((tmp_path / ".usageflow" / "spool").iterdir())) == 1
+    assert matches(restart(POLICY % ("a", "a") + WRONG_B), "b")
+
+
+def test_a_file_of_which_nothing_can_be_used_stops_the_start(
+    feed: Callable[[Settings], PollingFeed],
+    restart: Callable[[str], PollingFeed],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With every problem, and nothing metered in silence; unless the policies are kept."""
+    (tmp_path / "p.toml").write_text(WRONG_B)
+    with pytest.raises(PolicyFileError, match="no policy in it can be used") as refused:
+        feed(Settings(policies="p.toml"))
+    assert refused.value.problems[1:] == (
+        'p.toml:2: policy "b" (#1): metric: is required',
+        'p.toml:7: policy "b" (#1): metrik: is not known; did you mean "metric"?',
+    )
+    assert caplog.messages == []
+    restart(POLICY % ("b", "b"))
+    assert matches(restart(WRONG_B), "b")
+    assert restart("# nothing is metered for now").loaded

@@ -15,7 +15,9 @@ import typer
 
 from usageflow.cli import config_file
 from usageflow.cli.config_file import Placed
-from usageflow.config import Settings, variable
+from usageflow.cli.strays import strays
+from usageflow.config import Settings, problem_of, variable
+from usageflow.errors import ConfigurationError
 
 CONFIG_VARIABLE: Final = "USAGEFLOW_CONFIG"
 DEFAULT_CONFIG: Final = "usageflow.toml"
@@ -27,12 +29,16 @@ _FIELDS = {item.name: item for item in fields(Settings)}
 log = logging.getLogger("usageflow.config")
 
 
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 def setting(name: str) -> Any:
     """The option of a field of Settings: `spool_dir` is `--spool-dir`."""
     item = _FIELDS[name]
     default = "" if item.default is None else f"; default: {item.default}"
     return typer.Option(
-        f"--{name.replace('_', '-')}",
+        _option(name),
         help=f"{item.metadata['doc']} [{variable(name)}{default}]",
         show_default=False,
     )
@@ -59,7 +65,11 @@ def file_settings(config: Path | None = None) -> dict[str, Placed]:
     """
     named = config or os.environ.get(CONFIG_VARIABLE)
     path = Path(named or DEFAULT_CONFIG)
-    if str(path) == os.devnull or (not named and not path.is_file()):
+    if str(path) == os.devnull:  # `up` has read all for its children, and told what is odd
+        return {}
+    for stray in strays(os.environ):
+        log.warning("%s", stray)
+    if not named and not path.is_file():
         return {}
     found = config_file.read(path)
     log.info("configuration file %s", path)
@@ -68,6 +78,7 @@ def file_settings(config: Path | None = None) -> dict[str, Placed]:
 
 def edge_settings(config: Path | None = None, **given: Any) -> Settings:
     """The settings of a command that is an edge. Raises ConfigurationError."""
+    _require_fit(given)
     return Settings.read(file=_values(file_settings(config)), **given)
 
 
@@ -77,12 +88,21 @@ def server_settings(config: Path | None = None, **given: Any) -> Settings:
     What environment and file say to an edge on the same machine (which server, with which key) is
     left out: otherwise the first key could not be created while USAGEFLOW_SERVER is already set.
     """
+    _require_fit(given)
     edge = {variable(name) for name in OF_EDGES}
     environ = {name: value for name, value in os.environ.items() if name not in edge}
     values = _values(file_settings(config))
     for name in OF_EDGES:
         values.pop(name, None)
     return Settings.read(environ, file=values, **given)
+
+
+def _require_fit(given: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError for an option's value, naming the option: it is what was typed."""
+    for name, value in given.items():
+        problem = None if value is None else problem_of(name, value)
+        if problem is not None:
+            raise ConfigurationError(f"{_option(name)} {problem}")
 
 
 def _values(placed: Mapping[str, Placed]) -> dict[str, Any]:

@@ -158,7 +158,8 @@ def sound_file(file: Path) -> "PolicyFile":
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyFileError(str(file), [f"{file}: cannot be read: {error}"]) from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise PolicyFileError(str(file), [f"{file}: cannot be read: {reason}"]) from None
     parsed = parse_file(text, str(file))
     if parsed.problems:
         raise PolicyFileError(str(file), parsed.problems)

@@ -10,13 +10,25 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError, PolicyFileError
+from usageflow.middleware.kept_policies import Kept
 from usageflow.middleware.key_sets import JwksKeySets
-from usageflow.policies import Policy, PolicyFile, PolicySet, parse_document, parse_file
+from usageflow.policies import (
+    Policy,
+    PolicyFile,
+    PolicySet,
+    parse_document,
+    parse_file,
+    write_document,
+)
+from usageflow.policies.claims import Claims
 from usageflow.policies.identity import key_servers, surroundings_problems
 from usageflow.policies.paths import PathRules
 from usageflow.policies.sources import JwtSource, MetadataSource
@@ -71,11 +83,14 @@ class Assembly:
             timeout_s=settings.jwks_timeout_s,
         )
         try:
-            path_rules = PathRules.parse(settings.path_rules)
+            self.path_rules = PathRules.parse(settings.path_rules)
         except ValueError as error:
             raise ConfigurationError(f"USAGEFLOW_PATH_RULES: {error}") from None
         self._surroundings = Surroundings(
-            environ=environ, keys=self.keys, path_rules=path_rules, tokens_max=settings.tokens_max
+            environ=environ,
+            keys=self.keys,
+            path_rules=self.path_rules,
+            tokens_max=settings.tokens_max,
         )
 
     def build(
@@ -136,17 +151,41 @@ class Source(Protocol):
         """Let go of what reading needs; called on the thread that reads."""
 
 
-class FileSource:
-    """A policy file; read again when its modification time, size or inode changes."""
+class _Memory(msgspec.Struct):
+    """What is kept of a file beside its policies: since when those that are wrong by now are so."""
 
-    def __init__(self, path: Path, assembly: Assembly) -> None:
+    wrong_since: dict[str, datetime] = {}
+
+
+class FileSource:
+    """A policy file; read again when its modification time, size or inode changes.
+
+    A policy that is wrong stays in force as it was before, also over a restart: `kept` has it.
+    """
+
+    def __init__(self, path: Path, assembly: Assembly, kept: Kept) -> None:
         self._path = path
         self._assembly = assembly
+        self._kept = kept
         self._seen: tuple[int, int, int] | None = None
         self._good: list[tuple[Policy, str]] = []
+        self._wrong_since: dict[str, datetime] = {}
+        self._document = b""
 
     def read(self) -> PolicySet | None:
-        """See Source."""
+        """See Source. The first time, PolicyFileError also tells that no policy can be used.
+
+        Only later is anything kept: an app may be made without ever serving.
+        """
+        first = self._seen is None
+        text = self._changed()
+        built = None if text is None else self._load(text, first=first)
+        if not first:
+            self._kept.keep(self._document)
+        return built
+
+    def _changed(self) -> str | None:
+        """The text of the file, unless it is the one that was read before."""
         try:
             stat = self._path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -154,36 +193,93 @@ class FileSource:
                 return None
             text = self._path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise PolicyFileError(str(self._path), [f"{self._path}: {error}"]) from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            problem = f"{self._path}: cannot be read: {reason}"
+            raise PolicyFileError(str(self._path), [problem]) from error
         # Seen before it is parsed: a broken file is told once, not at every poll.
         self._seen = seen
-        with collector_paused():
-            parsed = parse_file(text, str(self._path))
-        self._good = [*parsed.policies, *self._before(parsed)]
-        return self._assembly.build(self._good, parsed.problems, str(self._path))
+        return text
 
-    def _before(self, parsed: PolicyFile) -> list[tuple[Policy, str]]:
+    def _load(self, text: str, *, first: bool) -> PolicySet:
+        source = str(self._path)
+        with collector_paused():
+            parsed = parse_file(text, source)
+        if first:
+            self._good, self._wrong_since = self._kept.recall(_remembered) or ([], {})
+        staying = self._staying(parsed)
+        self._good = [*parsed.policies, *staying]
+        if first and parsed.problems and not self._good:
+            headline = f"{source}: no policy in it can be used"
+            raise PolicyFileError(source, [headline, *parsed.problems])
+        now = datetime.now(UTC)
+        self._wrong_since = {
+            policy.name: self._wrong_since.get(policy.name, now) for policy, _ in staying
+        }
+        left_out = self._tell(staying, parsed.problems)
+        built = self._assembly.build(self._good, left_out, source)
+        self._document = _document(self._good, self._wrong_since)
+        return built
+
+    def _staying(self, parsed: PolicyFile) -> list[tuple[Policy, str]]:
         """What policies that are wrong now were before the mistake: they stay in force.
 
-        Otherwise a less specific policy would count their requests, or none would.
+        Otherwise a less specific policy would count their requests, or none would. What another
+        policy claims by now is that one's.
         """
-        names = parsed.left_out.difference(policy.name for policy, _ in parsed.policies)
-        kept = [(policy, version) for policy, version in self._good if policy.name in names]
-        for policy, version in kept:
-            log.error('policy "%s" stays in force as it was (%s)', policy.name, version)
-        return kept
+        claims = Claims(self._assembly.path_rules)
+        for policy, _ in parsed.policies:
+            claims.make(policy)
+        return [
+            (policy, version)
+            for policy, version in self._good
+            if policy.name in parsed.left_out and claims.make(policy) is None
+        ]
+
+    def _tell(self, staying: Sequence[tuple[Policy, str]], problems: Sequence[str]) -> list[str]:
+        """Log what stays in force and why; the other problems."""
+        others = list(problems)
+        for policy, version in staying:
+            own = [problem for problem in others if self._is_of(policy, problem)]
+            others = [problem for problem in others if problem not in own]
+            log.error(
+                'policy "%s" stays in force as it was (%s), it is wrong since %s UTC: %s',
+                policy.name,
+                version,
+                f"{self._wrong_since[policy.name]:%Y-%m-%d %H:%M}",
+                "; ".join(own),
+            )
+        return others
+
+    def _is_of(self, policy: Policy, problem: str) -> bool:
+        """Whether FILE:LINE of a problem is followed by this policy."""
+        _, _, told = problem.removeprefix(f"{self._path}:").partition(": ")
+        return told.startswith(f'policy "{policy.name}" (#')
 
     def close(self) -> None:
         """Nothing is kept open."""
 
 
-class ServerSource:
-    """The server's policies for this API key; the last good answer is kept in `cache`."""
+def _remembered(
+    content: bytes, source: str
+) -> tuple[list[tuple[Policy, str]], dict[str, datetime]]:
+    """The policies and since when they are wrong. One that cannot be read any more is not there."""
+    policies = list(parse_document(content, source).policies)
+    return policies, msgspec.json.decode(content, type=_Memory).wrong_since
 
-    def __init__(self, connection: Http, cache: Path, assembly: Assembly) -> None:
+
+def _document(policies: Sequence[tuple[Policy, str]], wrong_since: dict[str, datetime]) -> bytes:
+    """What `_remembered` reads."""
+    document = msgspec.json.decode(write_document(policies), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**document, "wrong_since": wrong_since})
+
+
+class ServerSource:
+    """The server's policies for this API key; the last good answer is kept."""
+
+    def __init__(self, connection: Http, assembly: Assembly, kept: Kept) -> None:
         self._connection = connection
-        self._cache = cache
         self._assembly = assembly
+        self._kept = kept
         self._etag = ""
 
     def read(self) -> PolicySet | None:
@@ -197,7 +293,7 @@ class ServerSource:
             raise refusal(status, headers, content)
         policies = self._built(content, "the server")
         self._etag = headers.get("etag", "")
-        self._keep(content)
+        self._kept.keep(content)
         return policies
 
     def close(self) -> None:
@@ -206,27 +302,9 @@ class ServerSource:
 
     def cached(self) -> PolicySet | None:
         """The last good answer of an earlier run, if there is one that can be read."""
-        try:
-            return self._built(self._cache.read_bytes(), str(self._cache))
-        except FileNotFoundError:
-            return None
-        except (OSError, ConfigurationError) as error:
-            log.warning("the policies kept in %s cannot be used: %s", self._cache, error)
-            return None
+        return self._kept.recall(self._built)
 
     def _built(self, content: bytes, source: str) -> PolicySet:
         with collector_paused():
             document = parse_document(content, source)
         return self._assembly.build(document.policies, document.problems, source)
-
-    def _keep(self, content: bytes) -> None:
-        draft = self._cache.with_suffix(f".{os.getpid()}.new")
-        try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._cache)
-        except OSError as error:
-            log.warning("the policies cannot be kept in %s: %s", self._cache, error)
