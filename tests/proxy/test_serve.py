@@ -1,14 +1,18 @@
 """The proxy as one process: how it starts, reloads, and stops without failing a request."""
 
 import asyncio
+import http.client
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,6 +210,58 @@ async def test_a_stop_waits_for_what_is_in_flight(
     assert await proxy.ended() == 0
 
 
+def is_ready(port: int) -> bool:
+    """What the admin port says."""
+    asking = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    with closing(asking):
+        asking.request("GET", "/readyz")
+        return asking.getresponse().status == 200
+
+
+@pytest.mark.anyio
+async def test_the_only_upstream_fails_for_a_while(
+    upstream: Callable[..., Awaitable[int]], dial: Dial, spawn: Spawn
+) -> None:
+    """The proxy is not ready, and the log says why; nobody asks it, and yet it is ready again."""
+    answering = False
+
+    async def moody(wire: Any) -> None:
+        await wire.head()
+        if answering:
+            await wire.send(OK)
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        admin = free.getsockname()[1]
+    proxy = await spawn(
+        await upstream(moody),
+        *("--admin-listen", f"127.0.0.1:{admin}"),
+        USAGEFLOW_UPSTREAM_FAILED_S="2",
+    )
+    ready = partial(asyncio.to_thread, partial(is_ready, admin))
+    for _ in range(3):
+        wire = await dial(proxy.port)
+        await wire.send(GET)
+        assert (await wire.head()).startswith(b"HTTP/1.1 502")
+    async with asyncio.timeout(PATIENCE_S):
+        while await ready():
+            pass
+        while not await ready():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.05)
+    answering = True
+    wire = await dial(proxy.port)
+    await wire.send(GET)
+    assert (await wire.head()).startswith(b"HTTP/1.1 200")
+    await until(lambda: "answers again" in "".join(proxy.log))
+    log = [line.rstrip().rpartition("http://")[2].partition(": ")[2] for line in proxy.log]
+    for line in (
+        "fails: The upstream broke the connection before its answer was complete.",
+        "not well: failures in a row: 3",
+        "well again",
+        "answers again",
+    ):
+        assert log.count(line) == 1, line
+
+
 @pytest.mark.anyio
 async def test_a_second_signal_ends_it_at_once(
     upstream: Callable[..., Awaitable[int]], dial: Dial, spawn: Spawn
@@ -247,7 +303,10 @@ async def test_a_stop_does_not_wait_for_ever(
     proxy.process.terminate()
     assert await proxy.ended() == 0
     assert not (await wire.rest()).endswith(b"0\r\n\r\n")
-    assert "is cut" in "".join(proxy.log)
+    log = "".join(proxy.log)
+    stopping, cut, stopped = map(log.index, ("stopping: 1 conn", "is cut", "stopped: it took "))
+    assert stopping < cut < stopped
+    assert "stopping: 1 connections, at most 0.5 s\n" in log
 
 
 def write_pair(folder: Path, name: str) -> None:

@@ -208,6 +208,11 @@ async def test_a_stop_waits_for_all_workers(
     assert await proxy.ended() == 0
     assert not any(map(alive, workers))
     assert spooled(tmp_path) == len(wires)
+    log = "".join(proxy.log)
+    assert "stopping: 2 workers, at most 15 s\n" in log
+    assert len(re.findall(r"stopping: \d+ connections, at most 10 s\n", log)) == 2
+    assert len(re.findall(r"stopped: it took [\d.]+ s\n", log)) == 2
+    assert log.endswith("stopped: all workers have ended\n")
 
 
 @pytest.mark.anyio

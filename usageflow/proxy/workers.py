@@ -137,6 +137,7 @@ class Workers:
                 self._settings.drain_timeout_s + GRACE_S, self.kill
             )
         late.cancel()
+        logger.info("stopped: all workers have ended")
         return all(task.result() for task in kept)
 
     def reload(self) -> None:
@@ -146,6 +147,11 @@ class Workers:
 
     def stop(self) -> None:
         """Let all drain; those that take longer than `drain_timeout_s` and a grace are killed."""
+        logger.info(
+            "stopping: %d workers, at most %g s",
+            len(self._workers),
+            self._settings.drain_timeout_s + GRACE_S,
+        )
         self._listening.close()  # theirs stay open until they have accepted what came before
         self._stopping.set()
         for worker in self._workers:
