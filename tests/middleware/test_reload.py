@@ -119,8 +119,11 @@ class Load:
 
 
 @pytest.fixture
-def feed() -> Iterator[Callable[[Settings], PollingFeed]]:
-    """Open feeds; they are closed at the end."""
+def feed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Settings], PollingFeed]]:
+    """Open feeds, with their default spool in the test's own directory; closed at the end."""
+    monkeypatch.chdir(tmp_path)
     made: list[PollingFeed] = []
 
     def make(settings: Settings) -> PollingFeed:

@@ -1,11 +1,10 @@
 """An edge's policies, kept fresh by one thread, which also reports what the edge discovers.
 
 `current` is replaced as a whole, so a request sees one set from beginning to end. A source that
-fails or is malformed later leaves the last good set in force. The server's set is kept on disk
-beside the spool, so that an app starts metered while the server is down.
+fails or is malformed later leaves the last good set in force. It is also kept on disk beside the
+spool, so that an app starts metered while the server is down or a policy of its file is wrong.
 """
 
-import hashlib
 import logging
 import os
 import threading
@@ -16,6 +15,7 @@ from typing import Final, Protocol
 from usageflow.config import Settings
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.middleware.discovery import Discovery
+from usageflow.middleware.kept_policies import Kept
 from usageflow.middleware.policy_sources import Assembly, FileSource, ServerSource, Source
 from usageflow.middleware.reports import Reports
 from usageflow.policies import PolicySet
@@ -179,8 +179,8 @@ def open_feed(
 
     `app` tells that there is an app in this process, which may say whose a request is.
     Secrets of policies are looked up in `environ` (default: the process's, as it is now). A policy
-    file is read at once and an unreadable one raises PolicyFileError, so that a mistake shows at
-    start. Raises ConfigurationError if neither a file nor a server is set.
+    file is read at once, and one that is of no use raises PolicyFileError, so that a mistake shows
+    at start. Raises ConfigurationError if neither a file nor a server is set.
     """
     assembly = Assembly(settings, dict(os.environ) if environ is None else environ, app=app)
     connection = reports = None
@@ -188,7 +188,8 @@ def open_feed(
         connection = Http(settings.server, settings.api_key, timeout_s=settings.ship_timeout_s)
         reports = Reports(connection, discovery) if discovery is not None else None
     if settings.policies is not None:
-        file = FileSource(Path(settings.policies), assembly)
+        path = Path(settings.policies)
+        file = FileSource(path, assembly, Kept(settings.spool_path, str(path.absolute())))
         return PollingFeed(
             file, settings.policy_poll_s, file.read(), assembly=assembly, reports=reports
         )
@@ -197,10 +198,9 @@ def open_feed(
             "no policies: set server and api_key (USAGEFLOW_SERVER, USAGEFLOW_API_KEY), or "
             "policies (USAGEFLOW_POLICIES) for a policy file"
         )
-    # The key decides which policies are given, so it is part of what the cache is for.
-    holder = hashlib.sha256(f"{settings.server}\n{settings.api_key}".encode()).hexdigest()[:12]
-    cache = settings.spool_path / f"policies-{holder}.json"
-    server = ServerSource(connection, cache, assembly)
+    # The key decides which policies are given, so it is part of where they are from.
+    kept = Kept(settings.spool_path, f"{settings.server}\n{settings.api_key}")
+    server = ServerSource(connection, assembly, kept)
     return PollingFeed(
         server, settings.policy_poll_s, server.cached(), assembly=assembly, reports=reports
     )
