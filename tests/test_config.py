@@ -25,6 +25,8 @@ def example(name: str) -> tuple[str, Any]:
     """A text of the environment for this field that is not its default, and what it means."""
     if name == "stripe_api_key":
         return "sk_test_other", "sk_test_other"
+    if name == "hop_key":
+        return "text" * 4, "text" * 4
     if int in (HINTS[name], *get_args(HINTS[name])):
         return "777", 777
     if float in (HINTS[name], *get_args(HINTS[name])):
@@ -123,6 +125,14 @@ def test_a_stripe_key_is_secret_or_restricted(key: str) -> None:
     assert key not in str(caught.value)
 
 
+def test_a_hop_key_cannot_be_guessed() -> None:
+    """Who knows it can claim to have been billed; the message says how to make one, and not it."""
+    with pytest.raises(ConfigurationError, match=r"HOP_KEY must .* 16 .*openssl rand") as caught:
+        Settings(hop_key="guess-me-please")
+    assert "guess" not in str(caught.value)
+    assert Settings(hop_key="guess-me-please!").hop_key is not None
+
+
 def test_a_batch_may_hold_at_least_a_row_of_a_spool() -> None:
     """Else an edge could never hand its events in."""
     with pytest.raises(ConfigurationError, match="INGEST_EVENTS_MAX must be at least 500"):
@@ -157,16 +167,6 @@ def test_a_server_needs_a_key() -> None:
     assert Settings.read(KEY, server="http://127.0.0.1:8787").server == "http://127.0.0.1:8787"
 
 
-def test_a_copy_is_checked_as_well() -> None:
-    """`with_changes` leaves the original alone and refuses what construction refuses."""
-    before = Settings()
-    assert before.with_changes(port=1).port == 1
-    assert before.port == 8787
-    with pytest.raises(ConfigurationError, match="USAGEFLOW_PORT"):
-        before.with_changes(port=0)
-
-
-def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize("key", ["tls_key", "upstream_client_key"])
 def test_a_key_needs_its_certificate(key: str) -> None:
     """Alone it would be ignored, and what should be TLS would not be."""
@@ -188,6 +188,16 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert server.startswith("a server is set but no API key: ")
 
 
+def test_a_copy_is_checked_as_well() -> None:
+    """`with_changes` leaves the original alone and refuses what construction refuses."""
+    before = Settings()
+    assert before.with_changes(port=1).port == 1
+    assert before.port == 8787
+    with pytest.raises(ConfigurationError, match="USAGEFLOW_PORT"):
+        before.with_changes(port=0)
+
+
+def test_settings_are_frozen() -> None:
     """What was read at start stays."""
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
@@ -199,7 +209,7 @@ def test_secrets_are_not_shown() -> None:
         "api_key": "uf_live_S",
         "stripe_api_key": "sk_test_S",
         "database": "postgresql://u:S@h/d",
-        "hop_key": "hop_S",
+        "hop_key": "hop_S" * 4,
     }
     shown = repr(Settings(**secret))
     assert "uf_live_S" not in shown

@@ -26,16 +26,18 @@ _STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
 """docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
 SPOOL_ROW_EVENTS_MAX: Final = 500
 """Events in one row of a spool; the least a batch to the server may have to hold."""
+_HOP_KEY_CHARS_MIN: Final = 16
+"""A shorter one could be guessed, and who knows it is not billed: 64 bits, if they are hex."""
 _STRIPE_FORGETS_S: Final = 86_400
 """How long Stripe knows the identifier of a meter event."""
-_NO_FILE: Final[Mapping[str, Any]] = MappingProxyType({})
-
 _WORKERS_MAX: Final = 1_024
 """More than any machine has cores; each is a process with a socket of its own."""
 _CERTIFICATES: Final = MappingProxyType(
     {"tls_key": "tls_cert", "upstream_client_key": "upstream_client_cert"}
 )
 """A key, and what it is nothing without."""
+_NO_FILE: Final[Mapping[str, Any]] = MappingProxyType({})
+
 
 def _setting(default: Any, doc: str, *, secret: bool = False) -> Any:
     return field(default=default, metadata={"doc": doc, "secret": secret}, repr=not secret)
@@ -279,10 +281,10 @@ class Settings:
                 "a server is set but no API key: pass api_key= or set USAGEFLOW_API_KEY "
                 "(make one with `usageflow keys create --name edge --scope usage.write`)"
             )
-
-    @classmethod
         if problems:
             raise ConfigurationError("\n".join(problems))
+
+    @classmethod
     def read(
         cls,
         environ: Mapping[str, str] | None = None,
@@ -342,10 +344,15 @@ def problem_of(name: str, value: Any) -> str | None:
             f"must stay below {_STRIPE_FORGETS_S}: after 24 h Stripe counts the same identifier "
             f"again"
         )
-    if name == "ingest_events_max" and value < SPOOL_ROW_EVENTS_MAX:
-        return f"must be at least {SPOOL_ROW_EVENTS_MAX}: edges send whole rows of their spool"
     if name == "workers" and value > _WORKERS_MAX:
         return f"must be at most {_WORKERS_MAX}, not {value}: one for each core is enough"
+    if name == "ingest_events_max" and value < SPOOL_ROW_EVENTS_MAX:
+        return f"must be at least {SPOOL_ROW_EVENTS_MAX}: edges send whole rows of their spool"
+    if name == "hop_key" and value is not None and len(value) < _HOP_KEY_CHARS_MIN:
+        return (
+            f"must have at least {_HOP_KEY_CHARS_MIN} characters: make one with "
+            f"`openssl rand -hex 32`"
+        )
     if name == "stripe_api_key" and value is not None and not _STRIPE_KEY.fullmatch(value):
         return (
             "must be a secret or restricted key: sk_test_..., sk_live_..., rk_test_... or "

@@ -30,7 +30,7 @@ field = "account_id"
 metric = "{metric}"
 mode = "{mode}"
 """
-SHARED = Settings(hop_key="a")
+SHARED = Settings(hop_key="a" * 32)
 CALLS = frozenset({"CALL"})
 
 
@@ -94,9 +94,9 @@ def through(first: Hops, second: Hops, has: list[list[str]]) -> list[list[str]]:
 
 
 def settings(cell: str) -> Settings:
-    """Of an edge with the keys of a cell."""
-    words = " ".join(spans(cell)).split()
-    return Settings(**dict(word.split("=") for word in words))  # type: ignore[arg-type]  # keys only
+    """Of an edge with the keys of a cell, which are named there by a letter."""
+    words = (word.split("=") for word in " ".join(spans(cell)).split())
+    return Settings(**{name: key * 32 for name, key in words})  # type: ignore[arg-type]  # keys only
 
 
 def test_keys(key_row: list[str]) -> None:

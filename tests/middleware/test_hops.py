@@ -39,8 +39,8 @@ on_ledger_failure = "{on_ledger_failure}"
 """
 HEADER = '{ from = "header", name = "x-account" }'
 STATE = '{ from = "metadata", name = "account" }'
-SHARED: dict[str, Any] = {"hop_key": "shared"}
-KEY = cast("bytes", hop_key(Settings(hop_key="shared")))
+SHARED: dict[str, Any] = {"hop_key": "shared" * 3}
+KEY = cast("bytes", hop_key(Settings(**SHARED)))
 CALLS = frozenset({"CALL"})
 ACCOUNT = (b"x-account", b"acct_1")
 OK: list[Message] = [
