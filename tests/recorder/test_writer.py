@@ -1,6 +1,7 @@
 """The writer: group commit, bounded queue, failing disks."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
@@ -346,3 +347,41 @@ def test_what_the_disk_takes_is_counted(
     assert (figures.events["inbox"], figures.events["gap"], figures.overflowed) == (10, 1, 15)
     assert sum(figures.commits) >= 1
     assert figures.commit_s > 0
+
+
+def test_a_commit_that_does_not_end_counts_as_a_failing_disk(
+    writer: WriterFactory,
+    event: EventFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who waits is let go, closed policies refuse, and all is well once a commit has ended."""
+    disk = threading.Event()
+    write = Spool.write
+
+    def slow(spool: Spool, blocks: Sequence[Block], done: Sequence[int] = ()) -> None:
+        assert disk.wait(10)
+        write(spool, blocks, done)
+
+    monkeypatch.setattr(Spool, "write", slow)
+    stalled, recorded = writer(hold_timeout_s=0.05), event()
+
+    async def scenario() -> bool:
+        hold = stalled.record([recorded], asyncio.get_running_loop())
+        assert hold is not None
+        return await hold
+
+    assert asyncio.run(scenario()) is False
+    assert not stalled.healthy
+    assert "a commit took longer than 0.05 s" in caplog.text
+    disk.set()
+    wait_for(lambda: stalled.healthy)
+    assert events_in(tmp_path) == [recorded]
+
+
+def test_a_stall_that_is_over_when_it_is_noticed_is_forgotten(writer: WriterFactory) -> None:
+    """Where every policy is closed no event would come to show that the disk is well."""
+    well = writer()
+    well._stall()
+    wait_for(lambda: well.healthy)

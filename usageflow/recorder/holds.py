@@ -18,9 +18,16 @@ class Hold(asyncio.Future[bool]):
     own cancellation takes effect when the hold ends, which its timeout bounds.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout_s: float,
+        on_late: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_late` is called when the timeout ends it."""
         super().__init__(loop=loop)
-        self._timer = loop.call_later(timeout_s, self.release, False)
+        self._on_late = on_late
+        self._timer = loop.call_later(timeout_s, self._give_up)
         self._waiting: list[Callable[[], object]] = []
 
     def then(self, go_on: Callable[[], object]) -> None:
@@ -33,6 +40,10 @@ class Hold(asyncio.Future[bool]):
     def cancel(self, msg: object = None) -> bool:  # noqa: ARG002 - the signature of Future
         """Refused; see the class."""
         return False
+
+    def _give_up(self) -> None:
+        self._on_late()
+        self.release(False)
 
     def release(self, durable: bool) -> None:  # noqa: FBT001 - the future's own result
         """Let the responses go, once. Runs on the hold's loop."""

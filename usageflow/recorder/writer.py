@@ -50,8 +50,8 @@ class _Group:
 class Writer:
     """Makes events durable, in the order they were recorded.
 
-    `healthy` is False from the first failed write until the next good one. `on_durable` is called
-    on the writer's thread after each commit.
+    `healthy` is False from the first failed or stalled write until the next good one. `on_durable`
+    is called on the writer's thread after each commit.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Writer:
             if loop is not None and self.healthy:
                 hold = group.holds.get(loop)
                 if hold is None:
-                    hold = group.holds[loop] = Hold(loop, self._hold_timeout_s)
+                    hold = group.holds[loop] = Hold(loop, self._hold_timeout_s, self._stall)
                     # Once the loop has seen to all that is ready now: what that records is in the
                     # same commit, and the two threads do not take turns in between.
                     loop.call_soon(self._wake.set)
@@ -138,6 +138,14 @@ class Writer:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         return self.waiting_events + self._gaps.events
+
+    def _stall(self) -> None:
+        """A commit does not end: from now on it counts as failing, until one does."""
+        if self.healthy:
+            self._cause = f"a commit took longer than {self._hold_timeout_s:g} s"
+            self.healthy = False
+            log.error("the spool is stalled: %s; responses go on without", self._cause)
+            self._wake.set()  # should the commit have ended just now
 
     def _overflow(self, events: Sequence[UsageEvent]) -> None:
         cause = self._cause or "the queue for the disk was full"
