@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -260,6 +261,24 @@ async def test_the_only_upstream_fails_for_a_while(
         "answers again",
     ):
         assert log.count(line) == 1, line
+
+
+@pytest.mark.anyio
+async def test_usage_that_no_disk_took_is_a_bad_end(
+    upstream: Callable[..., Awaitable[int]], dial: Dial, spawn: Spawn
+) -> None:
+    """The disk is full to the end: the request is served, one line tells the loss, and status 1."""
+    proxy = await spawn(await upstream(answer_all))
+    resource.prlimit(proxy.process.pid, resource.RLIMIT_FSIZE, (0, 0))
+    wire = await dial(proxy.port)
+    await wire.send(GET)
+    assert (await wire.head()).startswith(b"HTTP/1.1 200")
+    proxy.process.terminate()
+    assert await proxy.ended() == 1
+    await until(lambda: "stopped: " in "".join(proxy.log))
+    told = [line for line in proxy.log if "could not be written and are lost" in line]
+    assert len(told) == 1
+    assert "Traceback" not in "".join(proxy.log)
 
 
 @pytest.mark.anyio

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -213,6 +214,24 @@ async def test_a_stop_waits_for_all_workers(
     assert len(re.findall(r"stopping: \d+ connections, at most 10 s\n", log)) == 2
     assert len(re.findall(r"stopped: it took [\d.]+ s\n", log)) == 2
     assert log.endswith("stopped: all workers have ended\n")
+
+
+@pytest.mark.anyio
+async def test_usage_that_no_disk_took_is_a_bad_end_of_all(
+    upstream: Upstream, dial: Dial, spawn: Spawn
+) -> None:
+    """The worker that served a request while its disk was full tells it, and all end with 1."""
+    proxy = await spawn(await upstream(answer_all))
+    for pid in proxy.workers():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))
+    wire = await dial(proxy.port)
+    await wire.send(GET)
+    assert (await wire.head()).startswith(b"HTTP/1.1 200")
+    proxy.parent.terminate()
+    assert await proxy.ended() == 1
+    await until(lambda: "all workers have ended" in "".join(proxy.log))
+    assert "".join(proxy.log).count("1 events could not be written and are lost") == 1
+    assert "Traceback" not in "".join(proxy.log)
 
 
 @pytest.mark.anyio
