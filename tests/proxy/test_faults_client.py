@@ -419,8 +419,9 @@ async def test_a_body_that_goes_wrong(
     code: str,
     apart: bool,
 ) -> None:
-    """The upstream never sees its end; what it was not asked for meets no policy either. That it was
-    refused is no success. What follows it is not read.
+    """The upstream never sees its end, and what it was not asked for meets no policy either.
+
+    That it was refused is no success. What follows it is not read.
     """
     api = Silent()
     made = await lab(api, **SHORT)
