@@ -146,9 +146,9 @@ def test_the_spool_is_told_with_its_age(reading: Reading) -> None:
     assert ahead["usageflow_spool_oldest_seconds", ()] == 0
 
 
-def test_an_upstream_that_one_worker_leaves_out_is_not_healthy(reading: Reading) -> None:
+def test_an_upstream_that_is_not_well_for_one_worker_is_not_healthy(reading: Reading) -> None:
     """By its name."""
-    reading.targets["http://b:80"].left_out = 1
+    reading.targets["http://b:80"].unwell = 1
     _, samples = scrape(reading)
     assert samples["usageflow_upstream_healthy", (("target", "http://a:80"),)] == 1
     assert samples["usageflow_upstream_healthy", (("target", "http://b:80"),)] == 0

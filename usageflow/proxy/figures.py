@@ -121,9 +121,9 @@ class Health:
 
 @dataclass(slots=True)
 class TargetFigures:
-    """One upstream as a worker sees it now. `left_out` adds up to the workers that leave it out."""
+    """One upstream as a worker sees it now. `unwell` adds up to the workers that think so."""
 
-    left_out: int = 0
+    unwell: int = 0
     connections_open: int = 0
     connections_idle: int = 0
     in_use: int = 0

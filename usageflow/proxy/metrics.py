@@ -112,8 +112,8 @@ def _traffic(traffic: Figures) -> Iterator[_Family]:
 def _targets(targets: Mapping[str, TargetFigures]) -> Iterator[_Family]:
     yield _gauge(
         "upstream_healthy",
-        "1, or 0 while a worker leaves this upstream out",
-        _by("target", {name: int(not target.left_out) for name, target in targets.items()}),
+        "1, or 0 while this upstream is not well for some worker",
+        _by("target", {name: int(not target.unwell) for name, target in targets.items()}),
     )
     yield _gauge(
         "upstream_connections",

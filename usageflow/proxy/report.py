@@ -45,7 +45,7 @@ def reading(gateway: "Gateway") -> Reading:
         ),
         targets={
             target.name: TargetFigures(
-                left_out=int(not target.healthy),
+                unwell=int(not target.healthy),
                 connections_open=target.open,
                 connections_idle=target.idle,
                 in_use=target.in_use,
