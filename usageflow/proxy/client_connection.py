@@ -134,7 +134,7 @@ class ClientConnection(asyncio.Protocol):
         """The connection is gone."""
         self.eof_received()
         if self._carried is not None:
-            self._gateway.tunnel_ended(self._carried, self.peer)
+            self._gateway.journal.tunnel_ended(self._carried, self.peer)
         self._gateway.forget(self)
 
     def pause_writing(self) -> None:
@@ -223,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
         self._transit = None
         keep_alive(self._transport)
         self._request_deadline_s = _NEVER
-        self._gateway.tunnel_began()
+        self._gateway.journal.tunnel_began()
         if self._full:
             tunnel.client_full()
         self.resume()
@@ -425,7 +425,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _turn_away(self, refusal: Refusal, head: RequestHead | None = None) -> None:
         """Answer what never became a request, and close."""
-        self._gateway.turned_away(self.peer, refusal, head)
+        self._gateway.journal.turned_away(self.peer, refusal, head)
         self.write(refusal_bytes(refusal))
         self._closing = True
         self._shut()

@@ -22,7 +22,7 @@ from usageflow.policies.hops import HOP_HEADER, unless_accepted
 from usageflow.proxy.access_log import AccessLog
 from usageflow.proxy.client_connection import ClientConnection
 from usageflow.proxy.figures import Figures
-from usageflow.proxy.forwarded import TrustedPeers, client_address, forwarded_fields
+from usageflow.proxy.forwarded import TrustedPeers, forwarded_fields
 from usageflow.proxy.headers import (
     FORWARDED,
     asks_websocket,
@@ -31,9 +31,10 @@ from usageflow.proxy.headers import (
     values,
 )
 from usageflow.proxy.heads import Fields, RequestHead
+from usageflow.proxy.journal import Journal
 from usageflow.proxy.refusals import Refusal
 from usageflow.proxy.targets import Target
-from usageflow.proxy.transit import CLIENT_LEFT, Transit
+from usageflow.proxy.transit import Transit
 from usageflow.proxy.upstreams import Upstreams
 from usageflow.proxy.watch import ExchangeWatch, HandshakeWatch, ObservationWatch, Watch
 
@@ -53,8 +54,6 @@ _CLOSED: Final = Refusal(
 )
 _NO_WEBSOCKETS: Final = Refusal(501, "websockets_off", "WebSockets are switched off here.")
 _TOO_MANY: Final = Refusal(503, "too_many_connections", "Too many connections are open.")
-_CALLER: Final = b"x-forwarded-for"
-_CALLERS: Final = frozenset({_CALLER})
 
 
 class Gateway:
@@ -78,7 +77,7 @@ class Gateway:
         self.draining = False
         self.times_metering = settings.server_timing == "on"
         self._trusted = TrustedPeers.parse(settings.trusted_proxies)
-        self._log = AccessLog.open(settings.access_log)
+        self.journal = Journal(self.figures, AccessLog.open(settings.access_log), self._trusted)
         self._connections: set[ClientConnection] = set()
         self._admitted = 0
         self._peers: Counter[str] = Counter()
@@ -133,14 +132,12 @@ class Gateway:
         lost = await self.meter.aclose(ship_s)
         for connection in tuple(self._connections):
             connection.abort()
-        if self._log is not None:
-            self._log.close()
+        self.journal.close()
         return lost
 
     def reload(self) -> None:
         """Look for new policies now, and begin a new access log if the old one was moved away."""
-        if self._log is not None:
-            self._log.reopen()
+        self.journal.reopen()
         self.figures.reloads += 1
         self.meter.feed.refresh()
 
@@ -155,9 +152,7 @@ class Gateway:
                 logger.exception("a connection is ended because of a mistake of ours")
                 connection.abort()
         self.figures.metering_failures = self.meter.settlement.failures
-        if self._log is not None:
-            self._log.flush()
-            self.figures.access_lines_lost = self._log.lost
+        self.journal.flush()
 
     # What connections ask
 
@@ -261,79 +256,6 @@ class Gateway:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def finished(self, transit: Transit, peer: str) -> None:
-        """A request is over: count it and log it."""
-        seconds = self.now() - transit.started_at_s
-        self._count(transit, seconds)
-        if transit.code is not None and transit.code != CLIENT_LEFT:
-            self.figures.refused(transit.code)
-        if self._log is not None:
-            self._write(self._log, transit, peer, seconds)
-
-    def _count(self, transit: Transit, seconds: float) -> None:
-        watch = transit.watch
-        self.figures.in_flight -= 1
-        self.figures.finished(
-            transit.status,
-            seconds,
-            transit.bytes_in,
-            transit.bytes_out,
-            watch is not None and watch.metered,
-        )
-
-    def _write(self, log: AccessLog, transit: Transit, peer: str, seconds: float) -> None:
-        head = transit.head
-        asked_s = transit.answered_at_s - transit.started_at_s
-        watch = transit.watch
-        log.write(
-            ended_at_s=time.time(),
-            client=client_address(values(head, _CALLERS).get(_CALLER, ()), peer, self._trusted),
-            method=head.method,
-            host=head.named.get(b"host", b""),
-            target=head.target,
-            protocol=_protocol(head),
-            status=transit.status,
-            bytes_in=transit.bytes_in,
-            bytes_out=transit.bytes_out,
-            duration_s=seconds,
-            code=transit.code,
-            upstream=transit.target_name,
-            upstream_s=asked_s if transit.answered_at_s else None,
-            metered=() if watch is None else watch.metrics,
-            aborted=transit.aborted,
-        )
-
-    def turned_away(self, peer: str, refusal: Refusal, head: RequestHead | None = None) -> None:
-        """What came was no request, or one too many, or one with this head that is too large."""
-        self.figures.finished(refusal.status, 0.0, 0, 0, False)
-        self.figures.refused(refusal.code)
-        if self._log is not None:
-            self._log.write(
-                ended_at_s=time.time(),
-                client=peer,
-                method=b"" if head is None else head.method,
-                host=b"" if head is None else head.named.get(b"host", b""),
-                target=b"" if head is None else head.target,
-                protocol="" if head is None else _protocol(head),
-                status=refusal.status,
-                bytes_in=0,
-                bytes_out=0,
-                duration_s=0.0,
-                code=refusal.code,
-            )
-
-    def tunnel_began(self) -> None:
-        """A WebSocket was accepted."""
-        self.figures.tunnels += 1
-        self.figures.tunnels_open += 1
-
-    def tunnel_ended(self, transit: Transit, peer: str) -> None:
-        """It is over. It counts as a request that took as long as its handshake."""
-        self.figures.tunnels_open -= 1
-        self._count(transit, transit.answered_at_s - transit.started_at_s)
-        if self._log is not None:
-            self._write(self._log, transit, peer, self.now() - transit.started_at_s)
-
     def _watch(
         self, head: RequestHead, scope: Scope, *, trusted: bool, upgrading: bool
     ) -> tuple[Watch | None, Refusal | None]:
@@ -390,10 +312,6 @@ def _scope(head: RequestHead, client: ClientConnection, told: Fields) -> Scope:
         "headers": seen_fields(head, told, trusted=client.trusted),
         "client": (client.peer, 0),
     }
-
-
-def _protocol(head: RequestHead) -> str:
-    return "HTTP/1.1" if head.minor else "HTTP/1.0"
 
 
 def _host_setting(settings: Settings) -> bytes:

@@ -469,7 +469,7 @@ class Transit:
             self._metering_s += self._gateway.now() - self.answered_at_s
             self._client.write(self._head(*self._late))
         self._client.write(self._tail)
-        self._gateway.finished(self, self._client.peer)
+        self._gateway.journal.finished(self, self._client.peer)
         self._client.done(keep=self._keep)
 
     def _break_off(self, reason: str) -> None:
@@ -487,7 +487,7 @@ class Transit:
         self._release()
         if self.watch is not None:
             self.watch.broken_off(reason)
-        self._gateway.finished(self, self._client.peer)
+        self._gateway.journal.finished(self, self._client.peer)
 
     def _release(self) -> None:
         connection, self._upstream = self._upstream, None
