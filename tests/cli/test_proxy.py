@@ -134,3 +134,37 @@ def test_what_cannot_run_is_one_message(
     assert message.startswith("usageflow: ")
     assert word in message
     assert [line for line in log if " INFO " not in line] == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_policies_of_which_none_can_be_used_end_it(
+    run: Run, workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not serve unmetered: every mistake is told with its line."""
+    (tmp_path / "policies.toml").write_text(POLICIES.replace("metric", "metrik"))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("proxy", *ALL_ELSE, "--workers", workers)
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "usageflow: policies.toml: no policy in it can be used",
+        'policies.toml:2: policy "calls" (#1): metric: is required',
+        'policies.toml:7: policy "calls" (#1): metrik: is not known; did you mean "metric"?',
+    ]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_spool_directory_that_cannot_be_used_ends_it(
+    run: Run, workers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not serve unrecorded: one sentence tells what is wrong and what to set."""
+    (tmp_path / "policies.toml").write_text(POLICIES)
+    monkeypatch.chdir(tmp_path)
+    options = (*ALL_ELSE, "--workers", workers, "--spool-dir", "policies.toml")
+    status, out, err = run("proxy", *options)
+    assert (status, out) == (1, "")
+    *log, message = err.splitlines()
+    assert message == (
+        "usageflow: cannot use the spool directory policies.toml: File exists; "
+        "set USAGEFLOW_SPOOL_DIR to one that this user may write to"
+    )
+    assert [line for line in log if " INFO " not in line] == []

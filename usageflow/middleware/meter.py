@@ -46,6 +46,8 @@ class Meter:
         app: bool = True,
     ) -> None:
         check_providers(metadata)
+        if recorder is None and not app:
+            require_directory(settings.spool_path)
         self.providers = metadata
         self.discovery: Discovery | None = None
         if feed is None and settings.discovery == "on" and settings.server is not None:
@@ -53,8 +55,6 @@ class Meter:
         self.feed = feed or open_feed(settings, self.discovery, app=app)
         self.hops = Hops(settings)
         self._app = app
-        if recorder is None and not app:
-            require_directory(settings.spool_path)
         self.recorder = recorder or Recorder.of(settings)
         self.settlement = Settlement(self.recorder, durable=settings.durability == "durable")
         self.readiness = Readiness(self.feed, self.recorder, settings.policy_wait_s)
