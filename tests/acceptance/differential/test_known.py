@@ -193,7 +193,6 @@ def test_what_is_known_to_confuse(harmless: Callable[[list[bytes]], Any], name: 
     assert [answer.status for answer in passed.answers] == statuses
 
 
-@pytest.mark.xfail(reason="what is refused before the upstream was asked is metered as refused")
 def test_what_nobody_was_asked_for(sent: Callable[[list[bytes]], Any]) -> None:
     """A body that is wrong in what comes with its head is refused, and never metered."""
     seen, received, events = sent([chunked(b"x\r\n")])
