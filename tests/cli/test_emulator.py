@@ -33,5 +33,5 @@ def test_a_taken_port_is_one_message(run: Run) -> None:
         port = taken.getsockname()[1]
         status, _, err = run("stripe-emulator", "--port", port)
     assert status == 1
-    assert f"127.0.0.1:{port}" in err
+    assert f"127.0.0.1 port {port}" in err
     assert "--port" in err
