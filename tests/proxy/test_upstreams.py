@@ -208,18 +208,18 @@ async def test_the_only_one_is_down(
     caplog.set_level(logging.INFO)
     port = await upstream(silent)
     item = f"http://127.0.0.3:{port}"
-    upstreams = share(item, upstream_failures_max=2, upstream_failed_s=0.01)
+    upstreams = share(item, upstream_failures_max=2, upstream_failed_s=10)
     for well in (True, False):
         with pytest.raises(UpstreamUnreachable):
             await upstreams.acquire()
         assert upstreams.figures()[0].healthy is well
-    upstreams.sweep(now())
+    upstreams.sweep(now() + 9)
     assert not upstreams._tasks  # its time is not over
-    upstreams.sweep(now() + 1)
+    upstreams.sweep(now() + 11)
     await eventually(lambda: not upstreams._tasks)
     assert not upstreams.figures()[0].healthy
     with closing(await asyncio.start_server(until_the_end, "127.0.0.3", port)):
-        upstreams.sweep(now() + 2)
+        upstreams.sweep(now() + 22)
         await eventually(lambda: upstreams.figures()[0].healthy)
     refused, *others = caplog.messages
     assert refused.startswith(f"{item}: no connection: ")
