@@ -41,6 +41,8 @@ CLIENT_LEFT_STATUS: Final = 499
 """What is logged where no status was sent, as nginx does."""
 
 _CONTINUE: Final = 100
+_SERVER_ERROR: Final = 500
+"""From here on the client is not at fault (RFC 9110, section 15.6)."""
 _GO_ON: Final = ResponseHead(_CONTINUE, b"Continue", 1, [], [], {}, 0)
 _UPGRADED: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
@@ -189,6 +191,8 @@ class Transit:
         if self.status:
             self._break_off(refusal.message)
             return
+        if self.target_name is None and refusal.status < _SERVER_ERROR:
+            self.watch = None  # it was no request, and nobody was asked
         fields, body = refusal_fields(refusal)
         self.status = refusal.status
         self._keep = self._keep and not self._uploading and not self._gateway.draining
