@@ -158,9 +158,8 @@ class Shipper:
                     self._set_aside(path, "it has damaged rows")
         finally:
             spool.close(remove=emptied)
-        if (
-            emptied
-        ):  # told at the end, which comes once: a server that is away makes many beginnings
+        if emptied:
+            # At the end, which comes once: while the server is away there are many beginnings.
             log.info("adopted and shipped %s, the spool of a process that is gone", path)
 
     def _ship_adopted(self, spool: Spool) -> None:
