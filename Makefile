@@ -16,7 +16,7 @@ demo: $(VENV)/.all ## Run the whole product on loopback with real traffic (ARGS=
 
 test: check ## Set up, check, and run the whole suite with coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(ARGS)
+	$(BIN)/python -m coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
 

@@ -114,3 +114,9 @@ def database(database_url: str) -> Iterator[Database]:
     opened = Database.open(database_url)
     yield opened
     opened.close()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest trial begins first, so that no core waits for it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("kill") is None)

@@ -272,7 +272,7 @@ UNBELIEVED: dict[str, tuple[list[tuple[bytes, bytes]], str]] = {
     "another query": ([signed(target=b"/metered?x=1")], "for another request"),
     "another method": ([signed(method="HEAD")], "for another request"),
     "old": ([signed(late_s=120)], "60 s old"),
-    "from the future": ([signed(late_s=-120)], "clocks"),
+    "from the future": ([signed(late_s=-86_400)], "clocks"),
     "several": ([signed(), signed()], "several"),
 }
 

@@ -99,6 +99,7 @@ def test_a_secret_of_any_bytes_is_one() -> None:
             "holds a key for RS256, RS384, RS512, PS256, PS384, PS512 only",
         ),
     ],
+    ids=["none", "rubbish", "cut", "private", "short", "DSA", "other algorithms"],
 )
 def test_a_public_key_that_is_none_verifies_nothing(
     pem: str, said: dict[str, Any], text: str

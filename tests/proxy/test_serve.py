@@ -278,7 +278,8 @@ async def test_usage_that_no_disk_took_is_a_bad_end(
     await until(lambda: "stopped: " in "".join(proxy.log))
     told = [line for line in proxy.log if "could not be written and are lost" in line]
     assert len(told) == 1
-    assert "Traceback" not in "".join(proxy.log)
+    # Not just any: where coverage is measured, it cannot write its own file either.
+    assert not re.search(r"usageflow/(cli|middleware|proxy|recorder)/", "".join(proxy.log))
 
 
 @pytest.mark.anyio

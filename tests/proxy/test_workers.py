@@ -231,7 +231,8 @@ async def test_usage_that_no_disk_took_is_a_bad_end_of_all(
     assert await proxy.ended() == 1
     await until(lambda: "all workers have ended" in "".join(proxy.log))
     assert "".join(proxy.log).count("1 events could not be written and are lost") == 1
-    assert "Traceback" not in "".join(proxy.log)
+    # Not just any: where coverage is measured, it cannot write its own file either.
+    assert not re.search(r"usageflow/(cli|middleware|proxy|recorder)/", "".join(proxy.log))
 
 
 @pytest.mark.anyio
