@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from usageflow.proxy.client_connection import ClientConnection
+
 Start = Callable[..., Awaitable[int]]
 Dial = Callable[[int], Awaitable[Any]]
 
@@ -491,3 +493,28 @@ async def test_http_1_0(upstream: Start, proxy: Start, dial: Dial) -> None:
         await wire.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         assert b"Connection: keep-alive" in await wire.head()
         await wire.exactly(2)
+
+
+async def test_a_mistake_in_one_look_keeps_nobody_else_from_being_looked_at(
+    upstream: Start,
+    proxy: Start,
+    dial: Dial,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """That connection ends, which the log tells; the idle one beside it is still closed in time."""
+    look = ClientConnection.check
+    mistaken: list[ClientConnection] = []
+
+    def check(connection: ClientConnection, now: float) -> None:
+        if connection in mistaken or not mistaken:
+            mistaken[:] = [connection]
+            raise RuntimeError("bug")
+        look(connection, now)
+
+    port = await proxy(await upstream(answering(OK)), client_header_timeout_s=0.4)
+    first, second = await dial(port), await dial(port)
+    monkeypatch.setattr(ClientConnection, "check", check)
+    await first.gone()
+    await second.gone()
+    assert caplog.text.count("a connection is ended because of a mistake of ours") == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -31,7 +32,7 @@ from usageflow.middleware.limits import Limits
 from usageflow.middleware.parts import Pace
 from usageflow.middleware.settlement import Settlement
 from usageflow.policies import PolicySet, parse_file
-from usageflow.proxy.tunnel import Overheard, Tap, Tunnel
+from usageflow.proxy.tunnel import Overheard, Tap, Tunnel, keep_alive
 from usageflow.recorder import Hold, Recorder
 
 POLICY = """
@@ -768,3 +769,15 @@ async def test_a_reset_ends_both_sides_and_is_recorded(joined: Joined, who: str)
         await served.client.wait_closed()
     assert served.client.close_code == 1006
     assert (await served.recorded())["told"] == 6
+
+
+async def test_the_kernel_is_asked_whether_the_other_end_is_there() -> None:
+    """A silent tunnel has no timeout of its own; a unix socket has no such option."""
+    local, other = socket.socketpair()
+    with socket.socket() as raw, local, other:
+        for one in (raw, local):
+            keep_alive(asyncio.Transport(extra={"socket": one}))
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        assert local.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+    keep_alive(asyncio.Transport())

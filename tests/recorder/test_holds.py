@@ -63,3 +63,23 @@ def test_a_client_that_leaves_does_not_end_the_wait_of_others() -> None:
         return durable, gone.cancelled()
 
     assert asyncio.run(scenario()) == (True, True)
+
+
+def test_one_answer_that_cannot_be_sent_keeps_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """All of a commit are called, whatever one of them does; who comes late is called at once."""
+
+    async def scenario() -> list[str]:
+        subject, sent = hold(), list[str]()
+
+        def fail() -> None:
+            raise RuntimeError("bug")
+
+        subject.then(lambda: sent.append("first"))
+        subject.then(fail)
+        subject.then(lambda: sent.append("last"))
+        subject.release(True)
+        subject.then(lambda: sent.append("late"))
+        return sent
+
+    assert asyncio.run(scenario()) == ["first", "last", "late"]
+    assert "an answer could not be sent on" in caplog.text

@@ -73,7 +73,9 @@ def up(
         access_log=access_log,
     )
     if settings.upstream is None:
-        raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
+        from usageflow.proxy.targets import NO_UPSTREAM
+
+        raise ConfigurationError(NO_UPSTREAM)
     if settings.policies is not None:
         sound_file(Path(settings.policies))
     _require_free(settings)

@@ -68,8 +68,6 @@ class Gateway:
     def __init__(
         self, settings: Settings, *, figures: Figures | None = None, meter: Meter | None = None
     ) -> None:
-        if settings.upstream is None:
-            raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
         self.settings = settings
         self.figures = figures or Figures()
         self.upstreams = Upstreams(settings)

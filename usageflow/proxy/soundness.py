@@ -20,7 +20,7 @@ from usageflow.proxy.certificates import Certificates
 from usageflow.proxy.forwarded import TrustedPeers
 from usageflow.proxy.health import question_path
 from usageflow.proxy.listening import Address
-from usageflow.proxy.targets import Target, parse_targets
+from usageflow.proxy.targets import NO_UPSTREAM, Target, parse_targets
 
 
 class Mistake(NamedTuple):
@@ -46,7 +46,7 @@ def require_sound(settings: Settings) -> None:
     """Raises ConfigurationError with all that is wrong or missing, if a proxy cannot run so."""
     problems = [mistake.text for mistake in mistakes(settings)]
     if settings.upstream is None:
-        problems.append("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
+        problems.append(NO_UPSTREAM)
     if problems:
         raise ConfigurationError("\n".join(problems))
 

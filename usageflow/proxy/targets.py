@@ -20,6 +20,8 @@ from usageflow.errors import ConfigurationError, UpstreamUnreachable
 
 logger = logging.getLogger(__name__)
 
+NO_UPSTREAM: Final = "no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM"
+
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _UNIX: Final = "unix:"
 _NAME: Final = re.compile(r"[a-z0-9._-]+")
@@ -61,7 +63,7 @@ def parse_targets(settings: Settings) -> tuple[Target, ...]:
     Paths are refused: requests are forwarded under the very path that was metered.
     """
     if settings.upstream is None:
-        raise ConfigurationError("no upstream: pass --upstream URL or set USAGEFLOW_UPSTREAM")
+        raise ConfigurationError(NO_UPSTREAM)
     items = [item.strip() for item in settings.upstream.split(",")]
     tls = _tls(settings) if any(item.lower().startswith("https:") for item in items) else None
     targets = {}
