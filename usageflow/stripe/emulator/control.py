@@ -4,10 +4,9 @@ They are ours, not Stripe's, and have no authentication: the emulator is for loo
 ever shown. `docs/stripe-emulator.md` documents each.
 """
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from html import escape
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from starlette.requests import Request
@@ -16,13 +15,12 @@ from starlette.routing import Route
 
 from usageflow.stripe.emulator import customers, meters
 from usageflow.stripe.emulator.contract import Call
+from usageflow.stripe.emulator.endpoints import decoded, endpoint, refused
 from usageflow.stripe.emulator.faults import Fault
 from usageflow.stripe.emulator.page import PAGE, SECTION
-from usageflow.stripe.emulator.replies import Reply, invalid
+from usageflow.stripe.emulator.replies import Reply
 from usageflow.stripe.emulator.state import Account, Applied
 from usageflow.stripe.emulator.world import World
-
-T = TypeVar("T")
 
 JOURNAL_ROWS_MAX: Final = 10_000
 """Rows in one answer of the journal; ask again with `after`."""
@@ -60,24 +58,14 @@ class Seed(msgspec.Struct, forbid_unknown_fields=True):
 
 def routes(world: World) -> list[Route]:
     """The control endpoints over `world`."""
-
-    def route(path: str, method: str, act: Callable[[World, Request, bytes], Response]) -> Route:
-        async def endpoint(request: Request) -> Response:
-            try:
-                return act(world, request, await request.body())
-            except (msgspec.MsgspecError, ValueError) as problem:
-                return _refused(invalid(str(problem)))
-
-        return Route(path, endpoint, methods=[method])
-
     return [
-        route("/", "GET", _page),
-        route("/_emulator/state", "GET", _state),
-        route("/_emulator/journal", "GET", _journal),
-        route("/_emulator/clock", "POST", _clock),
-        route("/_emulator/faults", "POST", _faults),
-        route("/_emulator/reset", "POST", _reset),
-        route("/_emulator/seed", "POST", _seed),
+        endpoint(world, "GET", "/", _page),
+        endpoint(world, "GET", "/_emulator/state", _state),
+        endpoint(world, "GET", "/_emulator/journal", _journal),
+        endpoint(world, "POST", "/_emulator/clock", _clock),
+        endpoint(world, "POST", "/_emulator/faults", _faults),
+        endpoint(world, "POST", "/_emulator/reset", _reset),
+        endpoint(world, "POST", "/_emulator/seed", _seed),
     ]
 
 
@@ -140,7 +128,7 @@ def _entry(row: Applied) -> dict[str, Any]:
 
 
 def _clock(world: World, _request: Request, body: bytes) -> Response:
-    change = _decoded(body, ClockChange)
+    change = decoded(body, ClockChange)
     if change.now is not None:
         if change.now.tzinfo is None:
             raise ValueError("`now` needs a time zone, such as 2026-11-21T09:00:00Z")
@@ -150,7 +138,7 @@ def _clock(world: World, _request: Request, body: bytes) -> Response:
 
 
 def _faults(world: World, _request: Request, body: bytes) -> Response:
-    for fault in _decoded(body, list[Fault]):
+    for fault in decoded(body, list[Fault]):
         world.faults.add(fault)
     return JSONResponse({"faults": msgspec.to_builtins(world.faults.waiting)})
 
@@ -163,15 +151,15 @@ def _reset(world: World, _request: Request, _body: bytes) -> Response:
 def _seed(world: World, request: Request, body: bytes) -> Response:
     account = world.account(request.headers, connect=True)
     if isinstance(account, Reply):
-        return _refused(account)
-    seed = _decoded(body, Seed)
+        return refused(account)
+    seed = decoded(body, Seed)
     replies = {
         "customers": [_create(world, account, item) for item in seed.customers],
         "meters": [_create(world, account, item) for item in seed.meters],
     }
     refusal = next((one for made in replies.values() for one in made if one.status >= 400), None)  # noqa: PLR2004 - HTTP
     if refusal is not None:
-        return _refused(refusal)
+        return refused(refusal)
     ids = {noun: [one.body["id"] for one in made] for noun, made in replies.items()}
     return JSONResponse({"account": account.object_id, **ids})
 
@@ -183,14 +171,6 @@ def _create(world: World, account: Account, item: SeedCustomer | SeedMeter) -> R
     given["default_aggregation"] = {"formula": given.pop("formula")}
     given["display_name"] = item.event_name
     return meters.create(account, Call("seed", "seed", {}, given), world.now())
-
-
-def _decoded(body: bytes, shape: type[T]) -> T:
-    return msgspec.json.decode(body, type=shape)
-
-
-def _refused(reply: Reply) -> Response:
-    return JSONResponse(reply.body, reply.status)
 
 
 def _page(world: World, _request: Request, _body: bytes) -> Response:

@@ -196,3 +196,13 @@ def _shown(account: Account, customer: Customer) -> dict[str, Any]:
         "metadata": dict(customer.metadata),
         **customer.fields,
     }
+
+
+HANDLERS: Final = {
+    "PostV1Customers": create,
+    "GetV1Customers": list_all,
+    "GetV1CustomersSearch": search,
+    "GetV1CustomersCustomer": retrieve,
+    "PostV1CustomersCustomer": update,
+    "DeleteV1CustomersCustomer": delete,
+}

@@ -118,3 +118,8 @@ def _shown(event: Applied, payload: dict[str, str]) -> dict[str, Any]:
         "payload": payload,
         "timestamp": event.timestamp,
     }
+
+
+HANDLERS: Final = {
+    "PostBillingMeterEvents": create,
+}

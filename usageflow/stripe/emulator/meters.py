@@ -4,7 +4,7 @@ An event name belongs to one meter for ever, an inactive one included.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from usageflow.stripe.emulator.contract import Call
 from usageflow.stripe.emulator.paging import page
@@ -97,3 +97,13 @@ def _shown(account: Account, meter: Meter) -> dict[str, Any]:
         "updated": meter.updated,
         "value_settings": {"event_payload_key": meter.value_key},
     }
+
+
+HANDLERS: Final = {
+    "PostBillingMeters": create,
+    "GetBillingMeters": list_all,
+    "GetBillingMetersId": retrieve,
+    "PostBillingMetersId": rename,
+    "PostBillingMetersIdDeactivate": deactivate,
+    "PostBillingMetersIdReactivate": reactivate,
+}

@@ -4,14 +4,16 @@ Pure state: no HTTP, no clock of its own (handlers get `now`), nothing on disk. 
 store per account id and livemode; which one a request speaks to is decided in `accounts`.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any, Final
 
+API_VERSION: Final = "2026-10-28.endive"
+"""The version of Stripe's API whose objects these are."""
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
 
@@ -80,12 +82,21 @@ class Kept:
 
 @dataclass(slots=True)
 class Account:
-    """One isolated store: an account in one mode."""
+    """One isolated store: an account in one mode.
+
+    `platforms` are the accounts whose keys may act for it. `objects` holds, by kind and id, what
+    has no field of its own here. Every event of its log is handed to `deliver` when it happens.
+    """
 
     object_id: str
     livemode: bool
     search_lag: timedelta
     journal: list[Applied]
+    deliver: Callable[["Account", dict[str, Any]], None] = lambda _account, _event: None
+    platforms: set[str] = field(default_factory=set)
+    objects: defaultdict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
+    events_log: list[dict[str, Any]] = field(default_factory=list)
+    thin_events: list[dict[str, Any]] = field(default_factory=list)
     customers: dict[str, Customer] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     events: dict[tuple[str, str], list[Applied]] = field(default_factory=dict)
@@ -110,11 +121,58 @@ class Account:
         self.events.setdefault((event.event_name, event.customer), []).append(event)
         self.journal.append(event)
 
+    def emit(
+        self,
+        kind: str,
+        data_object: dict[str, Any],
+        now: datetime,
+        previous_attributes: dict[str, Any] | None = None,
+    ) -> None:
+        """Log a v1 event: a snapshot of `data_object`, of which the log keeps what it is given."""
+        data = {"object": data_object}
+        if previous_attributes is not None:
+            data["previous_attributes"] = previous_attributes
+        event = {
+            "id": self.new_id("evt"),
+            "object": "event",
+            "api_version": API_VERSION,
+            "created": int(now.timestamp()),
+            "data": data,
+            "livemode": self.livemode,
+            "pending_webhooks": 0,
+            "request": {"id": None, "idempotency_key": None},
+            "type": kind,
+        }
+        self.events_log.append(event)
+        self.deliver(self, event)
+
+    def emit_thin(
+        self, kind: str, related_object: dict[str, Any], data: dict[str, Any], now: datetime
+    ) -> None:
+        """Log a v2 event. Its data is for who fetches it: a notification leaves it out."""
+        event = {
+            "id": self.new_id("evt"),
+            "object": "v2.core.event",
+            "type": kind,
+            "created": rfc3339(now),
+            "livemode": self.livemode,
+            "context": None,
+            "related_object": related_object,
+            "data": data,
+        }
+        self.thin_events.append(event)
+        self.deliver(self, event)
+
     def totals(self) -> Iterator[tuple[str, str, Decimal, int]]:
         """(customer, event name, aggregated value, events) of everything applied."""
         meters = {meter.event_name: meter for meter in self.meters.values()}
         for (event_name, customer), events in self.events.items():
             yield customer, event_name, aggregate(meters[event_name], events), len(events)
+
+
+def rfc3339(moment: datetime) -> str:
+    """The moment as v2 of the API writes it: UTC, with milliseconds and a Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def aggregate(meter: Meter, events: list[Applied]) -> Decimal:

@@ -83,3 +83,8 @@ def _shown(
         "end_time": end,
         "meter": meter.object_id,
     }
+
+
+HANDLERS: Final = {
+    "GetBillingMetersIdEventSummaries": list_all,
+}

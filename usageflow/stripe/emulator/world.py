@@ -2,7 +2,8 @@
 
 It decides which account a request speaks to. One key, one account: `sk_test_X`, `rk_test_X` and
 `sk_live_X` are keys of the same account, in test and live mode, and any X will do. `Stripe-Account`
-names a connected account, which must have been seeded. Keys themselves are not kept.
+names an account that has connected to this one, by OAuth or by being seeded through it. Keys
+themselves are not kept.
 """
 
 import base64
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from usageflow.stripe.emulator.faults import FaultPlan
 from usageflow.stripe.emulator.replies import Reply, error
@@ -22,12 +23,17 @@ _KEY: Final = re.compile(r"(?:sk|rk)_(test|live)_(\w+)\Z", re.ASCII)
 
 
 class World:
-    """Everything the emulator knows. `clock` is the real time; `shift` moves the emulated one."""
+    """Everything the emulator knows. `clock` is the real time; `shift` moves the emulated one.
+
+    `deliver` is called with each new event of an account; `on_reset` after everything is forgotten.
+    """
 
     def __init__(self, clock: Callable[[], datetime], *, search_lag_s: float) -> None:
         self._clock = clock
         self._search_lag = timedelta(seconds=search_lag_s)
         self.request_numbers = count(1)
+        self.deliver: Callable[[Account, dict[str, Any]], None] = lambda _account, _event: None
+        self.on_reset: list[Callable[[], None]] = []
         self.reset()
 
     def reset(self) -> None:
@@ -36,6 +42,8 @@ class World:
         self.accounts: dict[tuple[str, bool], Account] = {}
         self.journal: list[Applied] = []
         self.faults = FaultPlan()
+        for forget in self.on_reset:
+            forget()
 
     def now(self) -> datetime:
         """The emulated time, UTC."""
@@ -44,7 +52,7 @@ class World:
     def account(self, headers: Mapping[str, str], *, connect: bool = False) -> Account | Reply:
         """The account these headers speak to, or Stripe's refusal.
 
-        With `connect` (seeding) a connected account that is not known yet comes into being.
+        With `connect` (seeding) the account named by `Stripe-Account` connects.
         """
         key = _key(headers.get("authorization", ""))
         match = _KEY.match(key)
@@ -53,11 +61,26 @@ class World:
         livemode = match[1] == "live"
         own = "acct_" + hashlib.sha256(match[2].encode()).hexdigest()[:16]
         wanted = headers.get("stripe-account", own)
-        if wanted != own and not connect and (wanted, livemode) not in self.accounts:
+        if wanted == own or connect:
+            account = self.ensure(wanted, livemode=livemode)
+            account.platforms.add(own)
+            return account
+        known = self.accounts.get((wanted, livemode))
+        if known is None or own not in known.platforms:
             message = f"The provided key does not have access to account '{wanted}'."
             return error(403, message, code="account_invalid")
-        fresh = Account(wanted, livemode, self._search_lag, self.journal)
-        return self.accounts.setdefault((wanted, livemode), fresh)
+        return known
+
+    def ensure(self, account_id: str, *, livemode: bool) -> Account:
+        """The account, which comes into being when it is first named."""
+        known = self.accounts.get((account_id, livemode))
+        if known is None:
+            known = Account(account_id, livemode, self._search_lag, self.journal, self._deliver)
+            self.accounts[account_id, livemode] = known
+        return known
+
+    def _deliver(self, account: Account, event: dict[str, Any]) -> None:
+        self.deliver(account, event)
 
 
 def _key(authorization: str) -> str:
