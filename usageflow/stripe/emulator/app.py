@@ -24,6 +24,7 @@ from usageflow.stripe.emulator import (
     idempotency,
     meter_events,
     meters,
+    snapshots,
     summaries,
 )
 from usageflow.stripe.emulator.connections import ConnectionReset
@@ -65,6 +66,7 @@ def _handlers(_world: World) -> dict[str, Handler]:
         **meters.HANDLERS,
         **meter_events.HANDLERS,
         **summaries.HANDLERS,
+        **snapshots.HANDLERS,
     }
 
 

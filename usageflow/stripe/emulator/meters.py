@@ -1,6 +1,7 @@
 """Meters: create, list, retrieve, rename, deactivate and reactivate.
 
-An event name belongs to one meter for ever, an inactive one included.
+An event name belongs to one meter for ever, an inactive one included. What changes is told as a
+snapshot event.
 """
 
 from datetime import datetime
@@ -9,6 +10,7 @@ from typing import Any, Final
 from usageflow.stripe.emulator.contract import Call
 from usageflow.stripe.emulator.paging import page
 from usageflow.stripe.emulator.replies import Reply, invalid, missing, ok
+from usageflow.stripe.emulator.snapshots import previous_attributes
 from usageflow.stripe.emulator.state import Account, Meter
 
 
@@ -33,7 +35,9 @@ def create(account: Account, call: Call, now: datetime) -> Reply:
         updated=created,
     )
     account.meters[meter.object_id] = meter
-    return ok(_shown(account, meter))
+    shown = _shown(account, meter)
+    account.emit("billing.meter.created", shown, now)
+    return ok(shown)
 
 
 def retrieve(account: Account, call: Call, _now: datetime) -> Reply:
@@ -55,9 +59,10 @@ def rename(account: Account, call: Call, now: datetime) -> Reply:
     meter = account.meters.get(call.path["id"])
     if meter is None:
         return missing("meter", call.path["id"])
+    before = _shown(account, meter)
     meter.display_name = call.params.get("display_name", meter.display_name)
     meter.updated = int(now.timestamp())
-    return ok(_shown(account, meter))
+    return ok(_told(account, meter, "updated", before, now))
 
 
 def deactivate(account: Account, call: Call, now: datetime) -> Reply:
@@ -76,9 +81,21 @@ def _switch(account: Account, call: Call, now: datetime, *, active: bool) -> Rep
         return missing("meter", call.path["id"])
     if meter.active == active:
         return invalid(f"The meter is already {'active' if active else 'inactive'}.")
+    before = _shown(account, meter)
     meter.updated = int(now.timestamp())
     meter.deactivated_at = None if active else meter.updated
-    return ok(_shown(account, meter))
+    change = "reactivated" if active else "deactivated"
+    return ok(_told(account, meter, change, before, now))
+
+
+def _told(
+    account: Account, meter: Meter, change: str, before: dict[str, Any], now: datetime
+) -> dict[str, Any]:
+    """The meter as it is now; an event has told of the change, if there was one."""
+    shown = _shown(account, meter)
+    if changed := previous_attributes(before, shown):
+        account.emit(f"billing.meter.{change}", shown, now, changed)
+    return shown
 
 
 def _shown(account: Account, meter: Meter) -> dict[str, Any]:

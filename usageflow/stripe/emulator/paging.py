@@ -1,11 +1,19 @@
 """Stripe's lists: newest first, `limit`, `starting_after`, `ending_before`, `has_more`."""
 
+import operator
 from typing import Any, Final
 
 from usageflow.stripe.emulator.replies import Reply, invalid, ok
 
 LIMIT_DEFAULT: Final = 10
 LIMIT_MAX: Final = 100
+
+_COMPARISONS: Final = {
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
 
 
 def page(objects: list[dict[str, Any]], params: dict[str, Any], url: str) -> Reply:
@@ -36,6 +44,17 @@ def limit_refusal(params: dict[str, Any]) -> Reply | None:
 def listing(objects: list[dict[str, Any]], url: str, *, has_more: bool) -> Reply:
     """A list object."""
     return ok({"object": "list", "url": url, "has_more": has_more, "data": objects})
+
+
+def within(moment: int | None, asked: Any) -> bool:
+    """Whether a time filter such as `created` lets this moment through: `{gt, gte, lt, lte}`, or
+    the second itself; no filter lets everything through, and any filter only what has a moment.
+    """
+    if asked is None or moment is None:
+        return asked is None
+    if not isinstance(asked, dict):
+        return bool(moment == asked)
+    return all(_COMPARISONS[name](moment, bound) for name, bound in asked.items())
 
 
 def _place(objects: list[dict[str, Any]], object_id: str) -> int:
