@@ -27,6 +27,8 @@ def example(name: str) -> tuple[str, Any]:
         return "sk_test_other", "sk_test_other"
     if name == "hop_key":
         return "text" * 4, "text" * 4
+    if name == "stripe_client_id":
+        return "ca_other", "ca_other"
     if int in (HINTS[name], *get_args(HINTS[name])):
         return "777", 777
     if float in (HINTS[name], *get_args(HINTS[name])):
@@ -210,10 +212,14 @@ def test_secrets_are_not_shown() -> None:
         "stripe_api_key": "sk_test_S",
         "database": "postgresql://u:S@h/d",
         "hop_key": "hop_S" * 4,
+        "stripe_webhook_secrets": "whsec_S",
+        "encryption_keys": "sealed_S",
     }
     shown = repr(Settings(**secret))
     assert "uf_live_S" not in shown
     assert "sk_test_S" not in shown
     assert "hop_S" not in shown
+    assert "whsec_S" not in shown
+    assert "sealed_S" not in shown
     assert ":S@" not in shown
     assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()

@@ -21,11 +21,13 @@ Durability = Literal["durable", "relaxed"]
 UnknownMetric = Literal["create", "inbox"]
 Switch = Literal["on", "off"]
 Balance = Literal["round-robin", "least-connections"]
+StripeApi = Literal["v1", "v2-stream"]
 
 _STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
 """docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
 SPOOL_ROW_EVENTS_MAX: Final = 500
 """Events in one row of a spool; the least a batch to the server may have to hold."""
+_STRIPE_CLIENT: Final = re.compile(r"ca_[A-Za-z0-9_]+")
 _HOP_KEY_CHARS_MIN: Final = 16
 """A shorter one could be guessed, and who knows it is not billed: 64 bits, if they are hex."""
 _STRIPE_FORGETS_S: Final = 86_400
@@ -250,18 +252,64 @@ class Settings:
     )
     stripe_api_base: str | None = _setting(None, "another base URL, such as the emulator's")
     stripe_timeout_s: float = _setting(20.0, "longest wait for one answer of Stripe")
-    stripe_calls_per_s: float = _setting(
-        80.0,
-        "meter events sent per second; Stripe permits 100 in all through Connect, 1,000 with an "
-        "own live key, 25 in a sandbox",
+    stripe_api: StripeApi = _setting(
+        "v1",
+        "how usage is sent: v1 (one call for each meter event, refusals told at once) or v2-stream "
+        "(100 in a call, refusals told later; for more than 1,000 a second)",
     )
-    stripe_concurrency: int = _setting(8, "calls in flight in all; per lane it is always one")
+    stripe_calls_per_s: float | None = _setting(
+        None,
+        "most calls that send usage in a second; none: by account, 900 with an own live key, 80 "
+        "through Connect, 20 in a sandbox, each below what Stripe permits",
+    )
+    stripe_concurrency: int = _setting(
+        32, "calls in flight in all, which is how many a second at 1 s each; per lane always one"
+    )
     stripe_resend_s_max: float = _setting(
         72_000.0,
         "how long after the first attempt the same identifier may be sent again; Stripe "
         "forgets identifiers after 24 h, so 20 h leaves room for clocks",
     )
-    stripe_refresh_s: float = _setting(300.0, "how often meters are listed again")
+    stripe_refresh_s: float = _setting(
+        1_800.0, "how often meters are listed again; each time is one of the reads Stripe allots"
+    )
+    stripe_barrier_s: float = _setting(
+        600.0,
+        "how long after a billing period its usage may still be on its way before an alarm; "
+        "Stripe finalizes the invoice an hour after the period by default",
+    )
+    stripe_reconcile_s: float = _setting(
+        3_600.0, "how often ledger and Stripe are compared, for hours closed for two hours"
+    )
+    stripe_reads_per_day: int = _setting(
+        330,
+        "reads of Stripe that comparing may take in a day; Stripe allots 500 for each transaction "
+        "in 30 days, and 10,000 at least",
+    )
+    stripe_poll_s: float = _setting(
+        3_600.0, "how often Stripe is asked for events that its webhooks may not have brought"
+    )
+    stripe_webhook_secrets: str | None = _setting(
+        None,
+        "signing secrets (whsec_...) of webhook endpoints made by hand, comma-separated",
+        secret=True,
+    )
+    stripe_client_id: str | None = _setting(
+        None, "ca_... of the Connect platform; with it organizations connect their own accounts"
+    )
+    public_url: str | None = _setting(
+        None, "URL people and Stripe reach this server by; none: its host and port"
+    )
+    encryption_keys: str | None = _setting(
+        None,
+        "keys that seal stored secrets, each 32 bytes in base64, comma-separated: the first seals, "
+        "all open; make one with `openssl rand -base64 32`",
+        secret=True,
+    )
+    forward_to: str | None = _setting(
+        None,
+        "send usage as CloudEvents to file:PATH or to an http(s) URL, instead of to Stripe",
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, and those that cannot without another."""
@@ -353,6 +401,8 @@ def problem_of(name: str, value: Any) -> str | None:
             f"must have at least {_HOP_KEY_CHARS_MIN} characters: make one with "
             f"`openssl rand -hex 32`"
         )
+    if name == "stripe_client_id" and value is not None and not _STRIPE_CLIENT.fullmatch(value):
+        return "must be the client id of a Connect platform: ca_..."
     if name == "stripe_api_key" and value is not None and not _STRIPE_KEY.fullmatch(value):
         return (
             "must be a secret or restricted key: sk_test_..., sk_live_..., rk_test_... or "

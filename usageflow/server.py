@@ -123,7 +123,7 @@ class Server:
             account_id,
             gateway,
             timeout_s=settings.stripe_timeout_s,
-            calls_per_s=settings.stripe_calls_per_s,
+            calls_per_s=settings.stripe_calls_per_s or 80.0,
             concurrency=settings.stripe_concurrency,
             resend_s_max=settings.stripe_resend_s_max,
             stop_s_max=STOP_S,

@@ -35,8 +35,8 @@ def schema(connection: Connection) -> set[tuple[str, str]]:
 
 
 def normal(definition: str) -> str:
-    """A definition without its layout and, for a table, with its parts in one order."""
-    flat = re.sub(r"\s+", " ", definition).strip()
+    """A definition without its layout and quotes and, for a table, with its parts in one order."""
+    flat = re.sub(r"\s+", " ", definition.replace('"', "")).strip()
     head, bracket, parts = flat.partition("(")
     if not head.startswith("CREATE TABLE"):
         return flat

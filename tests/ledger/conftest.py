@@ -56,6 +56,7 @@ class Ledger:
         with self.database.transaction() as tx:
             tx.session.add(
                 StripeAccountRow(
+                    kind="own",
                     id="account-1",
                     organization_id=self.organization_id,
                     account="own",

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -27,7 +27,7 @@ from sqlmodel import Session
 from usageflow.db.sqlite import SqliteFile
 from usageflow.errors import DatabaseError
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The newest migration. Revisions are numbers of four digits: a newer one compares greater."""
 CONNECT_TIMEOUT_S: Final = 5
 """Longest wait for a PostgreSQL connection."""
@@ -98,7 +98,11 @@ class Database:
         """
         from usageflow.db.migrations import upgrade  # noqa: PLC0415 - alembic costs 100 ms
 
-        with self._writing(), self._writers.begin() as connection:
+        with (
+            self._writing(),
+            self._writers.connect() as connection,
+            connection.begin() if self._file is None else self._rebuilding(connection),
+        ):
             self._refuse_newer(_revision(connection))
             upgrade(connection)
 
@@ -140,6 +144,22 @@ class Database:
         turn: AbstractContextManager[None] = self._file.writing() if self._file else nullcontext()
         with turn, _explained(self.name):
             yield
+
+    @contextmanager
+    def _rebuilding(self, connection: Connection) -> Iterator[None]:
+        """A transaction of SQLite in which a table that others refer to may be made anew.
+
+        Only outside of one can it be told so; that every reference still holds is seen at the end.
+        """
+        raw: Any = connection.connection.driver_connection
+        raw.execute("PRAGMA foreign_keys = OFF")
+        try:
+            with connection.begin():
+                yield
+                if lost := connection.execute(text("PRAGMA foreign_key_check")).all():
+                    raise DatabaseError(f"{self.name}: rows that refer to nothing: {lost[:3]}")
+        finally:
+            raw.execute("PRAGMA foreign_keys = ON")
 
     def _require_schema(self) -> None:
         if self._current:

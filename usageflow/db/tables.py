@@ -38,7 +38,17 @@ UNIT_STATES: Final = (
     "parked",
     "quarantined",
     "held",
+    "reissued",
+    "written_off",
 )
+UNIT_KINDS: Final = ("usage", "part", "reissue", "correction")
+"""What a unit carries: events; a part of an event too large for one unit; again what another unit
+carried in vain; or a signed amount that makes Stripe's sum right, and is no usage.
+"""
+ACCOUNT_KINDS: Final = ("own", "connect", "cloudevents")
+ACCOUNT_STATES: Final = ("active", "paused", "deauthorized")
+FOLDING: Final = ("meters", "all")
+"""Which units may hold several events: those of meters that add up, or every one."""
 UNIT_PENDING: Final = ("open", "sealed", "sending", "ambiguous", "parked")
 """The states of units that are still to be sent."""
 UNIT_UNDECIDED: Final = ("sending", "ambiguous")
@@ -327,20 +337,31 @@ class IngestRejectionRow(Row, table=True):
 
 
 class StripeAccountRow(Row, table=True):
-    """A Stripe account usage is sent to: `own` (by secret key), or a connected `acct_...`."""
+    """Where usage is sent: `own` (by secret key), a connected `acct_...`, or a CloudEvents sink.
+
+    `secret` is the sealed key of an own account that was not given by the environment.
+    `deauthorized`: its owner has withdrawn the connection; `paused`: Stripe refused the key.
+    `clock_at` is the latest time this account was forwarded at: a clock below it was set back.
+    """
 
     __tablename__ = "stripe_account"
     __table_args__ = (
-        UniqueConstraint("organization_id", "account"),
-        _one_of("state", ("active", "paused")),
+        UniqueConstraint("organization_id", "account", "livemode"),
+        _one_of("kind", ACCOUNT_KINDS),
+        _one_of("state", ACCOUNT_STATES),
+        _one_of("folding", FOLDING),
     )
     id: str = _key()
     organization_id: str = _text("organization.id")
+    kind: str = _text()
     account: str = _text()
     livemode: bool
     state: str = _text()
     reason: str | None = _optional()
+    folding: str = _text(default="meters")
+    secret: str | None = _optional()
     created_at: datetime = _instant()
+    clock_at: datetime | None = _maybe_instant()
 
 
 class StripeMeterRow(Row, table=True):
@@ -357,28 +378,40 @@ class StripeMeterRow(Row, table=True):
 
 
 class StripeCustomerRow(Row, table=True):
-    """Stripe customers seen with a metadata value; several for one value are kept as several."""
+    """From when to when a metadata value means a Stripe customer; `valid_until` None: still.
+
+    Several at one moment are kept as several. `source` is `stripe` (its metadata says so) or
+    `attached` (a person says so, which stands above what Stripe says).
+    """
 
     __tablename__ = "stripe_customer"
+    __table_args__ = (
+        Index("ix_stripe_customer_id", "account_id", "stripe_customer_id"),
+        _one_of("source", ("stripe", "attached")),
+    )
     account_id: str = _key("stripe_account.id")
     field: str = _key()
     value: str = _key()
     stripe_customer_id: str = _key()
+    valid_from: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    valid_until: datetime | None = _maybe_instant()
+    source: str = _text(default="stripe")
     seen_at: datetime = _instant()
 
 
 class LaneRow(Row, table=True):
     """(account, customer, event name): at most one call in flight.
 
-    Free without a `lease_owner` or past `leased_until`, and past `blocked_until`. `leased_until` of
-    a free lane is when it was last served, so the longest waiting lane is next. `waiting`: it has
-    units to send.
+    Free without a `lease_owner` or past `leased_until`, and past `blocked_until`. `waiting`: it has
+    units to send, the first of which is for usage of `oldest_at`. `metered` is the sum of all
+    events that were ever put into its units, `settled` of those that Stripe was seen to have.
     """
 
     __tablename__ = "lane"
     __table_args__ = (
         UniqueConstraint("account_id", "customer_id", "event_name"),
-        Index("ix_lane_waiting", "account_id", "waiting", "leased_until"),
+        Index("ix_lane_waiting", "account_id", "oldest_at", **_where("waiting")),
+        Index("ix_lane_identity", "account_id", "identity_field", "identity_value"),
     )
     id: int | None = _counter()
     organization_id: str = _text("organization.id")
@@ -393,19 +426,34 @@ class LaneRow(Row, table=True):
     failures: int = 0
     """Answers in a row that decided nothing; the pause before the next try grows with it."""
     waiting: bool
+    oldest_at: datetime = _instant()
+    metered: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
+    settled: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
+
+
+class LaneBoundaryRow(Row, table=True):
+    """A moment within an hour that no unit of the lane may cross: before it, it is another's."""
+
+    __tablename__ = "lane_boundary"
+    lane_id: int = Field(sa_column=Column(BIG_ID, ForeignKey("lane.id"), primary_key=True))
+    at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    reason: str = _text()
+    """`customer`: the identity became another customer; `period`: a billing period ended."""
 
 
 class UnitRow(Row, table=True):
     """What one Stripe meter event carries. A trigger freezes the payload once it is sealed.
 
-    `first_attempt_at` is set while Stripe may have the unit; `occurred_at` lies in `hour` and is
-    the time Stripe is told.
+    `first_attempt_at` is set while Stripe may have the unit, and until `resend_until` the same
+    identifier may be sent again; `occurred_at` lies in `hour` and is the time Stripe is told.
+    `parent_id` is the unit this one is a part or the reissue of.
     """
 
     __tablename__ = "unit"
     __table_args__ = (
         UniqueConstraint("lane_id", "hour", "sequence"),
         _one_of("state", UNIT_STATES),
+        _one_of("kind", UNIT_KINDS),
         Index("ix_unit_open", "lane_id", "hour", unique=True, **_where("state = 'open'")),
         Index(
             "ix_unit_undecided",
@@ -414,13 +462,24 @@ class UnitRow(Row, table=True):
             **_where(_is_one_of("state", UNIT_UNDECIDED)),
         ),
         Index("ix_unit_pending", "lane_id", "id", **_where(_is_one_of("state", UNIT_PENDING))),
-        Index("ix_unit_state", "organization_id", "state"),
+        Index("ix_unit_accepted", "lane_id", "hour", **_where("state = 'accepted'")),
+        Index(
+            "ix_unit_unsettled",
+            "organization_id",
+            "state",
+            **_where("state <> 'settled'"),
+        ),
+        Index("ix_unit_customer_hour", "stripe_customer_id", "hour"),
     )
     id: int | None = _counter()
     organization_id: str = _text("organization.id")
     lane_id: int = Field(sa_column=Column(BIG_ID, ForeignKey("lane.id"), nullable=False))
     hour: datetime = _instant()
     sequence: int
+    kind: str = _text(default="usage")
+    parent_id: int | None = Field(
+        default=None, sa_column=Column(BIG_ID, ForeignKey("unit.id"), nullable=True)
+    )
     occurred_at: datetime = _instant()
     quantity: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
     events: int
@@ -428,7 +487,155 @@ class UnitRow(Row, table=True):
     identifier: str = _text(unique=True)
     stripe_customer_id: str | None = _optional()
     first_attempt_at: datetime | None = _maybe_instant()
+    resend_until: datetime | None = _maybe_instant()
+    accepted_at: datetime | None = _maybe_instant()
     attempts: int = 0
     reason: str | None = _optional()
     created_at: datetime = _instant()
     updated_at: datetime = _instant()
+
+
+# What Stripe tells, and what came of it
+
+
+class StripeEventRow(Row, table=True):
+    """An event of Stripe's that has been dealt with; kept so that its repeats are not."""
+
+    __tablename__ = "stripe_event"
+    __table_args__ = (Index("ix_stripe_event_received_at", "received_at"),)
+    account_id: str = _key("stripe_account.id")
+    event_id: str = _key()
+    type: str = _text()
+    received_at: datetime = _instant()
+
+
+class ErrorReportRow(Row, table=True):
+    """Stripe's word that it dropped meter events after it had accepted them.
+
+    `codes` is JSON: {code: count}. `explained`: how many of `error_count` were told by identifier;
+    while there are others, everything sent in its window is suspect (`open`).
+    """
+
+    __tablename__ = "error_report"
+    __table_args__ = (_one_of("state", ("open", "closed")),)
+    account_id: str = _key("stripe_account.id")
+    event_id: str = _key()
+    event_name: str | None = _optional()
+    codes: str = _text()
+    message: str = _text()
+    error_count: int
+    explained: int
+    window_start: datetime = _instant()
+    window_end: datetime = _instant()
+    state: str = _text()
+    received_at: datetime = _instant()
+
+
+class ReconciliationRow(Row, table=True):
+    """A difference between ledger and Stripe for one Stripe customer, event name and hour.
+
+    `expected` is what Stripe should have, `observed` what it shows, since `observed_at`.
+    `proposal` is `unit` (send `quantity`, signed), `cancel` (the event `identifier`), `reissue`
+    (the unit `identifier`), or none.
+    """
+
+    __tablename__ = "reconciliation"
+    __table_args__ = (
+        _one_of("classification", ("unsettled", "late", "foreign", "rejected")),
+        _one_of("state", ("open", "applied", "dismissed", "resolved")),
+        Index(
+            "ix_reconciliation_open",
+            "account_id",
+            "stripe_customer_id",
+            "event_name",
+            "hour",
+            unique=True,
+            **_where("state IN ('open', 'applied', 'dismissed')"),
+        ),
+    )
+    id: int | None = _counter()
+    organization_id: str = _text("organization.id", index=True)
+    account_id: str = _text("stripe_account.id")
+    stripe_customer_id: str = _text()
+    event_name: str = _text()
+    hour: datetime = _instant()
+    expected: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    observed: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    classification: str = _text()
+    reason: str = _text()
+    proposal: str | None = _optional()
+    quantity: Decimal | None = Field(default=None, sa_column=Column(ExactDecimal, nullable=True))
+    identifier: str | None = _optional()
+    state: str = _text()
+    first_seen_at: datetime = _instant()
+    observed_at: datetime = _instant()
+    checked_at: datetime = _instant()
+
+
+class StripeReadsRow(Row, table=True):
+    """How many reads an account's reconciliation took on a UTC day; Stripe allots them."""
+
+    __tablename__ = "stripe_reads"
+    account_id: str = _key("stripe_account.id")
+    day: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    reads: int
+
+
+class StripeWebhookRow(Row, table=True):
+    """A webhook endpoint or event destination we made at Stripe; its secret is sealed."""
+
+    __tablename__ = "stripe_webhook"
+    id: str = _key()
+    organization_id: str = _text("organization.id", index=True)
+    account_id: str = _text("stripe_account.id")
+    endpoint_id: str = _text()
+    kind: str = _text()
+    """`snapshot` or `thin`."""
+    url: str = _text()
+    secret: str = _text()
+    created_at: datetime = _instant()
+
+
+class OauthStateRow(Row, table=True):
+    """A connection to Stripe that was begun: whose, by which browser, and until when."""
+
+    __tablename__ = "oauth_state"
+    state_hash: str = _key()
+    session_hash: str = _text()
+    organization_id: str = _text("organization.id")
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    used_at: datetime | None = _maybe_instant()
+
+
+class StatementRow(Row, table=True):
+    """Where all usage of an event name was at one moment: the parts add up to `metered`, exactly.
+
+    `held` units wait for a person like quarantined ones; they are told apart by why.
+    """
+
+    __tablename__ = "statement"
+    organization_id: str = _key("organization.id")
+    at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    event_name: str = _key()
+    metered: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    settled: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    in_flight: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    parked: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    quarantined: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    held: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    written_off: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+
+
+class AuditRow(Row, table=True):
+    """Who changed what: never changed itself. `before` and `after` are JSON."""
+
+    __tablename__ = "audit"
+    seq: int | None = _counter()
+    organization_id: str = _text("organization.id", index=True)
+    at: datetime = _instant()
+    actor: str = _text()
+    action: str = _text()
+    subject: str = _text()
+    before: str | None = _optional()
+    after: str | None = _optional()

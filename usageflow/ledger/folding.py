@@ -213,6 +213,9 @@ def _make_lanes(
                 "blocked_until": tx.now,
                 "failures": 0,
                 "waiting": True,
+                "oldest_at": event.occurred_at,
+                "metered": Decimal(0),
+                "settled": Decimal(0),
             }
             for (customer_id, event_name), event in first.items()
         ],
@@ -320,6 +323,7 @@ def _row(tx: Tx, organization_id: str, name: str, unit: Filling) -> Mapping[str,
         "lane_id": lane.id,
         "hour": hour,
         "sequence": unit.sequence,
+        "kind": "usage",
         "occurred_at": unit.occurred_at,
         "quantity": unit.quantity,
         "events": len(unit.seqs),

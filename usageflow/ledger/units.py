@@ -47,8 +47,26 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
     ("sending", "park"): "parked",
     ("sending", "hold"): "held",
     ("ambiguous", "hold"): "held",
+    ("accepted", "settle"): "settled",
+    ("ambiguous", "settle"): "settled",
+    ("held", "settle"): "settled",
+    ("accepted", "reject"): "quarantined",
+    ("quarantined", "seal"): "sealed",
+    ("held", "seal"): "sealed",
+    ("accepted", "reissue"): "reissued",
+    ("ambiguous", "reissue"): "reissued",
+    ("quarantined", "reissue"): "reissued",
+    ("held", "reissue"): "reissued",
+    ("parked", "write_off"): "written_off",
+    ("quarantined", "write_off"): "written_off",
+    ("held", "write_off"): "written_off",
 }
-"""(state, what happens) -> state. `settled` is reached by reconciliation."""
+"""(state, what happens) -> state.
+
+The last block is reconciliation's and a person's: Stripe was seen to have the unit (`settle`) or
+told that it dropped it (`reject`); it goes out again unchanged (`seal`: Stripe never took it) or as
+another unit (`reissue`: its identifier is used up); or it is given up.
+"""
 
 _PAUSE_MAX: Final = timedelta(seconds=PAUSE_S_MAX)
 

@@ -23,18 +23,21 @@ def ensure_own(tx: Tx, organization_id: str, *, livemode: bool) -> str:
     row = {
         "id": str(uuid.uuid4()),
         "organization_id": organization_id,
+        "kind": OWN,
         "account": OWN,
+        "folding": "meters",
         "livemode": livemode,
         "state": "active",
         "created_at": tx.now,
     }
-    insert_new(tx, StripeAccountRow, [row], key=["organization_id", "account"], give="id")
-    account = tx.session.exec(
-        select(StripeAccountRow).where(
-            col(StripeAccountRow.organization_id) == organization_id,
-            col(StripeAccountRow.account) == OWN,
-        )
-    ).one()
+    ours = select(StripeAccountRow).where(
+        col(StripeAccountRow.organization_id) == organization_id,
+        col(StripeAccountRow.account) == OWN,
+    )
+    if tx.session.exec(ours).first() is None:
+        key = ["organization_id", "account", "livemode"]
+        insert_new(tx, StripeAccountRow, [row], key=key, give="id")
+    account = tx.session.exec(ours).one()
     if account.livemode != livemode:
         used, given = ("live", "test") if account.livemode else ("test", "live")
         raise ConfigurationError(

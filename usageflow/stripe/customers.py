@@ -6,6 +6,7 @@ never dropped and never given to "the first". Changes of a known customer are no
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
 from sqlalchemy import delete
 from sqlmodel import col, select
@@ -16,6 +17,8 @@ from usageflow.db.tables import LaneRow, StripeCustomerRow
 from usageflow.ledger.verdicts import Parked
 from usageflow.stripe.client import StripeGateway
 
+ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
+"""From when on the first customer of a value is meant: usage may be older than the customer."""
 SHOWN_MAX = 3
 """How many of several customers a reason names."""
 
@@ -103,9 +106,11 @@ def _remember(tx: Tx, account_id: str, found: Iterable[tuple[str, str, str]]) ->
             "field": field,
             "value": value,
             "stripe_customer_id": customer_id,
+            "valid_from": ALWAYS,
+            "source": "stripe",
             "seen_at": tx.now,
         }
         for field, value, customer_id in found
     ]
-    key = ["account_id", "field", "value", "stripe_customer_id"]
+    key = ["account_id", "field", "value", "stripe_customer_id", "valid_from"]
     insert_new(tx, StripeCustomerRow, rows, key=key, give="stripe_customer_id")
