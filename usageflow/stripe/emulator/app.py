@@ -21,15 +21,19 @@ from starlette.routing import Route
 from usageflow.stripe.emulator import (
     control,
     customers,
+    event_destinations,
     idempotency,
     meter_events,
     meters,
     snapshots,
     summaries,
+    webhook_endpoints,
+    webhooks,
 )
 from usageflow.stripe.emulator.connections import ConnectionReset
 from usageflow.stripe.emulator.contract import Call, stripe_contract
 from usageflow.stripe.emulator.faults import Fault
+from usageflow.stripe.emulator.post import Post
 from usageflow.stripe.emulator.replies import Reply, error
 from usageflow.stripe.emulator.state import Account
 from usageflow.stripe.emulator.world import World
@@ -46,14 +50,20 @@ def create_emulator(
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     search_lag_s: float = SEARCH_LAG_S,
     latency_s: float = 0.0,
+    allow_remote_webhooks: bool = False,
 ) -> Starlette:
-    """The emulator, empty. `latency_s` is how long every call to the API takes at least."""
+    """The emulator, empty. `latency_s` is how long every call to the API takes at least.
+
+    Webhooks go to this machine only, unless `allow_remote_webhooks`.
+    """
     world = World(clock, search_lag_s=search_lag_s)
+    post = Post(world, allow_remote=allow_remote_webhooks)
     api = _Api(world, _handlers(world), latency_s)
     methods = ["GET", "POST", "DELETE", "PUT", "PATCH"]
     return Starlette(
         routes=[
             *control.routes(world),
+            *webhooks.routes(world, post),
             Route("/{path:path}", api.respond, methods=methods),
         ]
     )
@@ -67,6 +77,8 @@ def _handlers(_world: World) -> dict[str, Handler]:
         **meter_events.HANDLERS,
         **summaries.HANDLERS,
         **snapshots.HANDLERS,
+        **webhook_endpoints.HANDLERS,
+        **event_destinations.HANDLERS,
     }
 
 

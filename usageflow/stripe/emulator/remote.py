@@ -3,6 +3,7 @@
 It speaks only to `/_emulator/`; whatever uses Stripe's API does so through Stripe's own SDK.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +13,8 @@ import httpx
 
 TIMEOUT_S = 30.0
 """Longest wait for an answer; seeding thousands of customers takes a second or two."""
+SETTLE_LOOK_S = 0.01
+"""Pause between looks at what still waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,28 @@ class RemoteEmulator:
     def advance(self, seconds: float) -> None:
         """Move the emulated clock forward."""
         self._sent("POST", "clock", {"advance_s": seconds})
+
+    def event(self, kind: str, data_object: dict[str, Any], **options: Any) -> str:
+        """Let any snapshot event happen, with `previous_attributes` perhaps; its id."""
+        answer = self._sent("POST", "events", {"type": kind, "object": data_object, **options})
+        return str(answer["id"])
+
+    def webhooks(self, **conduct: Any) -> None:
+        """Change how webhooks are delivered: `pause`, `flush`, `duplicate_rate` and so on."""
+        self._sent("POST", "webhooks", conduct)
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        """Every attempt to deliver a webhook, and every one that was lost on purpose."""
+        attempts: list[dict[str, Any]] = self._sent("GET", "deliveries")["attempts"]
+        return attempts
+
+    def settle(self, timeout_s: float = TIMEOUT_S) -> None:
+        """Wait until no webhook waits. Raises TimeoutError."""
+        end = time.monotonic() + timeout_s
+        while self._sent("GET", "deliveries")["waiting"]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"webhooks are still waiting after {timeout_s} s")
+            time.sleep(SETTLE_LOOK_S)
 
     def reset(self) -> None:
         """Forget everything."""
