@@ -114,5 +114,5 @@ def test_the_page_shows_totals_and_no_key(
     use(sdk, ada, "42")
     page = httpx.get(emulator.url).text
     assert "account_id &lt;b&gt;acct_1&lt;/b&gt;" in page
-    assert "<td>42</td>" in page
+    assert '<td class="number">42</td>' in page
     assert emulator.api_key not in page

@@ -12,7 +12,7 @@ NOW = datetime(2026, 11, 21, 9, tzinfo=UTC)
 
 def test_a_connected_account_is_open_to_its_platform_alone() -> None:
     """Another platform's key does not open it, and after it has left neither does its own."""
-    world = World(lambda: NOW, search_lag_s=0)
+    world = World(lambda: NOW)
     ours = {"authorization": "Bearer sk_test_A", "stripe-account": "acct_x"}
     theirs = {"authorization": "Bearer sk_test_B", "stripe-account": "acct_x"}
     connected = world.account(ours, connect=True)
@@ -27,7 +27,7 @@ def test_a_connected_account_is_open_to_its_platform_alone() -> None:
 
 def test_events_reach_whoever_listens_and_a_reset_is_told() -> None:
     """The hook is asked at each event, so it can be set later; a reset keeps it."""
-    world = World(lambda: NOW, search_lag_s=0)
+    world = World(lambda: NOW)
     account = world.ensure("acct_x", livemode=True)
     told: list[Any] = []
     world.deliver = lambda owner, event: told.append((owner.object_id, event["type"]))

@@ -2,8 +2,9 @@
 
 It reads `openapi-slice.json` (see NOTICE) once and checks names, types, lengths and required
 parameters of every request. It knows no state; what a valid request does is its handler's business.
-Two things the description leaves open are done as Stripe does them: a form value is text, read as
-the type its schema names, and a parameter that no schema names is refused everywhere.
+What the description leaves open is done as Stripe does it: a form value is text, read as the type
+its schema names; a parameter that no schema names is refused everywhere, but for the `page` that
+v2 puts into the address of a next page; v2 takes JSON alone and needs a `Stripe-Version`.
 """
 
 import json
@@ -15,6 +16,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
+import msgspec
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
@@ -40,16 +42,51 @@ class Call:
     path: dict[str, str]
     params: dict[str, Any]
 
+    @property
+    def version(self) -> str:
+        """The version of the API it is made to, `v1` or `v2`."""
+        return self.route.partition(" /")[2][:2]
+
+
+class _StreamEvent(msgspec.Struct, forbid_unknown_fields=True):
+    event_name: str
+    payload: dict[str, str]
+    identifier: str | msgspec.UnsetType = msgspec.UNSET
+    timestamp: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Stream(msgspec.Struct, forbid_unknown_fields=True):
+    events: list[_StreamEvent]
+
+
+_FAST: Final = {"PostV2BillingMeterEventStream": msgspec.json.Decoder(_Stream)}
+"""What comes ten thousand times a second is read by a type that says what its schema says; what
+does not fit the type goes the long way, which finds the words.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What a query or a body may hold, compiled once."""
+
+    schema: Schema
+    validator: Draft202012Validator
+
+    def refusal(self, value: Any) -> Reply | None:
+        """Stripe's words for the worst that is wrong with `value`."""
+        worst = best_match(self.validator.iter_errors(value))
+        return None if worst is None else _worded(worst)
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method and path of the description, with closed schemas of its query and its body."""
+    """One method and path of the description, and what its query and its body may hold."""
 
     name: str
     method: str
     segments: tuple[str, ...]
-    query: Schema
-    body: Schema | None
+    query: Parameters
+    body: Parameters | None
     media_type: str
 
     @property
@@ -76,6 +113,38 @@ class Operation:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The operation a request means, and the objects in its path."""
+
+    operation: Operation
+    path: dict[str, str]
+
+    def refused(self, headers: Mapping[str, str]) -> Reply | None:
+        """The refusal of headers under which this operation cannot be called."""
+        operation = self.operation
+        v2 = operation.segments[0] == "v2"
+        if v2 and not headers.get("stripe-version"):
+            return invalid("API requests to v2 must have a Stripe-Version header.")
+        given = headers.get("content-type", FORM).partition(";")[0].strip().lower()
+        if operation.body is None or (given == JSON) == (operation.media_type == JSON):
+            return None
+        message = f"Invalid request: the content type must be {operation.media_type}."
+        return error(415 if v2 else 400, message)
+
+    def read(self, query: str, body: bytes) -> Call | Reply:
+        """The call that is made with this query and body, or the refusal with its `param`."""
+        operation = self.operation
+        asked = coerce(operation.query.schema, forms.parse(query))
+        refusal = operation.query.refusal(asked)
+        if refusal is not None:
+            return refusal
+        sent = _fast(operation, body) or _body(operation, body)
+        if isinstance(sent, Reply):
+            return sent
+        return Call(operation.name, operation.route, self.path, {**asked, **sent})
+
+
 class Contract:
     """Every operation of one API description."""
 
@@ -88,14 +157,19 @@ class Contract:
         ]
         self.operations = sorted(operations, key=lambda operation: operation.placeholders)
 
-    def check(self, method: str, path: str, query: str, body: bytes) -> Call | Reply:
-        """The call this request makes, or Stripe's refusal: 400 with `param`, 404 for no route."""
+    def find(self, method: str, path: str) -> Target | Reply:
+        """What this request means, or a 404; nothing of it is checked yet."""
         segments = tuple(path.strip("/").split("/"))
         for operation in self.operations:
             found = operation.match(method, segments)
             if found is not None:
-                return _checked(operation, found, query, body)
+                return Target(operation, found)
         return error(404, f"Unrecognized request URL ({method}: {path}).")
+
+    def check(self, method: str, path: str, query: str, body: bytes) -> Call | Reply:
+        """The call this request makes, or Stripe's refusal: 400 with `param`, 404 for no route."""
+        target = self.find(method, path)
+        return target if isinstance(target, Reply) else target.read(query, body)
 
 
 @cache
@@ -109,7 +183,9 @@ def coerce(schema: Schema, value: Any) -> Any:
     """Form text as the type its schema names; what does not fit stays text and fails validation."""
     if "anyOf" in schema:
         candidates = [(branch, coerce(branch, value)) for branch in schema["anyOf"]]
-        fitting = (item for branch, item in candidates if _validator(branch).is_valid(item))
+        fitting = (
+            item for branch, item in candidates if Draft202012Validator(branch).is_valid(item)
+        )
         return next(fitting, value)
     kind = schema.get("type")
     if isinstance(value, dict):
@@ -133,9 +209,12 @@ def _coerce_object(schema: Schema, value: dict[str, Any]) -> Any:
 
 def _operation(method: str, path: str, item: Mapping[str, Any]) -> Operation:
     parameters = [one for one in item.get("parameters", []) if one["in"] == "query"]
+    properties = {one["name"]: one["schema"] for one in parameters}
+    if path.startswith("/v2/") and "limit" in properties:
+        properties["page"] = {"type": "string"}
     query = {
         "type": "object",
-        "properties": {one["name"]: one["schema"] for one in parameters},
+        "properties": properties,
         "required": [one["name"] for one in parameters if one.get("required")],
     }
     content = item.get("requestBody", {}).get("content", {})
@@ -145,10 +224,15 @@ def _operation(method: str, path: str, item: Mapping[str, Any]) -> Operation:
         name=item["operationId"],
         method=method.upper(),
         segments=tuple(path.strip("/").split("/")),
-        query=_closed(query),
-        body=_closed(body) if body else None,
+        query=_compiled(query),
+        body=_compiled(body) if body else None,
         media_type=media_type,
     )
+
+
+def _compiled(schema: Schema) -> Parameters:
+    closed = _closed(schema)
+    return Parameters(closed, Draft202012Validator(closed))
 
 
 def _closed(schema: Schema) -> Schema:
@@ -168,40 +252,32 @@ def _closed(schema: Schema) -> Schema:
     return closed
 
 
-def _checked(operation: Operation, found: dict[str, str], query: str, body: bytes) -> Call | Reply:
-    asked = coerce(operation.query, forms.parse(query))
-    refusal = _refusal(operation.query, asked)
-    if refusal is not None:
-        return refusal
-    sent = _body(operation, body)
-    if isinstance(sent, Reply):
-        return sent
-    if operation.body is not None:
-        refusal = _refusal(operation.body, sent)
-    return refusal or Call(operation.name, operation.route, found, {**asked, **sent})
+def _fast(operation: Operation, body: bytes) -> dict[str, Any] | None:
+    """The body, if it is right and its operation has a type to read it by."""
+    decoder = _FAST.get(operation.name)
+    if decoder is None:
+        return None
+    try:
+        found: dict[str, Any] = msgspec.to_builtins(decoder.decode(body))
+    except msgspec.MsgspecError:
+        return None
+    return found
 
 
 def _body(operation: Operation, body: bytes) -> dict[str, Any] | Reply:
-    """The parameters in the body; ignored where the description has no body."""
+    """The parameters in the body, checked; ignored where the description has no body."""
     if operation.body is None:
         return {}
     try:
         if operation.media_type == FORM:
-            fields: dict[str, Any] = coerce(operation.body, forms.parse(body.decode()))
-            return fields
-        document = json.loads(body or b"{}")
+            document = coerce(operation.body.schema, forms.parse(body.decode()))
+        else:
+            document = json.loads(body or b"{}")
     except ValueError:
         return invalid(f"The request body is not {operation.media_type}.")
-    return document if isinstance(document, dict) else invalid("The request body is no object.")
-
-
-def _validator(schema: Schema) -> Draft202012Validator:
-    return Draft202012Validator(schema)
-
-
-def _refusal(schema: Schema, value: Any) -> Reply | None:
-    worst = best_match(_validator(schema).iter_errors(value))
-    return None if worst is None else _worded(worst)
+    if not isinstance(document, dict):
+        return invalid("The request body is no object.")
+    return operation.body.refusal(document) or document
 
 
 def _worded(fault: ValidationError) -> Reply:

@@ -5,7 +5,6 @@ ever shown. `docs/stripe-emulator.md` documents each.
 """
 
 from datetime import datetime, timedelta
-from html import escape
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +15,14 @@ from starlette.routing import Route
 from usageflow.stripe.emulator import customers, meters
 from usageflow.stripe.emulator.contract import Call
 from usageflow.stripe.emulator.endpoints import decoded, endpoint, refused
-from usageflow.stripe.emulator.faults import Fault
-from usageflow.stripe.emulator.page import PAGE, SECTION
+from usageflow.stripe.emulator.faults import Fault, Plan
+from usageflow.stripe.emulator.journal import Entry
+from usageflow.stripe.emulator.limits import Limits
+from usageflow.stripe.emulator.page import rendered
+from usageflow.stripe.emulator.rejections import Wish
 from usageflow.stripe.emulator.replies import Reply
-from usageflow.stripe.emulator.state import Account, Applied
+from usageflow.stripe.emulator.settings import Settings
+from usageflow.stripe.emulator.state import Account
 from usageflow.stripe.emulator.world import World
 
 JOURNAL_ROWS_MAX: Final = 10_000
@@ -63,7 +66,12 @@ def routes(world: World) -> list[Route]:
         endpoint(world, "GET", "/_emulator/state", _state),
         endpoint(world, "GET", "/_emulator/journal", _journal),
         endpoint(world, "POST", "/_emulator/clock", _clock),
+        endpoint(world, "GET", "/_emulator/attempts", _attempts),
         endpoint(world, "POST", "/_emulator/faults", _faults),
+        endpoint(world, "DELETE", "/_emulator/faults", _clear_faults),
+        endpoint(world, "POST", "/_emulator/limits", _limits),
+        endpoint(world, "POST", "/_emulator/settings", _settings),
+        endpoint(world, "POST", "/_emulator/reject", _reject),
         endpoint(world, "POST", "/_emulator/reset", _reset),
         endpoint(world, "POST", "/_emulator/seed", _seed),
     ]
@@ -74,7 +82,9 @@ def _state(world: World, _request: Request, _body: bytes) -> Response:
         {
             "now": world.now().isoformat(),
             "accounts": [_account(account) for account in world.accounts.values()],
-            "faults": msgspec.to_builtins(world.faults.waiting),
+            "faults": msgspec.to_builtins(world.faults.shown()),
+            "limits": msgspec.to_builtins(world.limits),
+            "settings": msgspec.to_builtins(world.settings),
         }
     )
 
@@ -102,29 +112,52 @@ def _account(account: Account) -> dict[str, Any]:
             for customer, event_name, value, events in account.totals()
         ],
         "rejected_later": dict(account.rejected_later),
+        "limited": dict(account.limited),
         "calls": calls,
     }
 
 
 def _journal(world: World, request: Request, _body: bytes) -> Response:
+    """Entries after a sequence number: what counts now, or with `all` every one."""
     after = int(request.query_params.get("after", "0"))
-    rows = world.journal[after : after + JOURNAL_ROWS_MAX]
-    more = len(world.journal) > after + len(rows)
-    return JSONResponse({"journal": [_entry(row) for row in rows], "has_more": more})
+    every = bool(request.query_params.get("all"))
+    entries = world.journal[after : after + JOURNAL_ROWS_MAX]
+    last = after + len(entries)
+    shown = [entry for entry in entries if every or entry.counts]
+    return JSONResponse(
+        {
+            "journal": [_row(world, entry) for entry in shown],
+            "next": last,
+            "has_more": len(world.journal) > last,
+        }
+    )
 
 
-def _entry(row: Applied) -> dict[str, Any]:
+def _row(world: World, entry: Entry) -> dict[str, Any]:
+    event = entry.event
+    attempts = world.accounts[event.account, event.livemode].attempts
     return {
-        "sequence": row.sequence,
-        "account": row.account,
-        "livemode": row.livemode,
-        "event_name": row.event_name,
-        "identifier": row.identifier,
-        "customer": row.customer,
-        "value": format(row.value, "f"),
-        "timestamp": row.timestamp,
-        "applied_at": row.applied_at.isoformat(),
+        "sequence": entry.sequence,
+        "kind": entry.kind,
+        "code": entry.code,
+        "at": entry.at.isoformat(),
+        "account": event.account,
+        "livemode": event.livemode,
+        "event_name": event.event_name,
+        "identifier": event.identifier,
+        "customer": event.customer,
+        "value": event.value,
+        "timestamp": event.timestamp,
+        "attempts": attempts[event.identifier],
     }
+
+
+def _attempts(world: World, request: Request, _body: bytes) -> Response:
+    account = world.account(request.headers)
+    if isinstance(account, Reply):
+        return refused(account)
+    identifier = request.query_params.get("identifier", "")
+    return JSONResponse({"identifier": identifier, "attempts": account.attempts[identifier]})
 
 
 def _clock(world: World, _request: Request, body: bytes) -> Response:
@@ -138,9 +171,47 @@ def _clock(world: World, _request: Request, body: bytes) -> Response:
 
 
 def _faults(world: World, _request: Request, body: bytes) -> Response:
-    for fault in decoded(body, list[Fault]):
-        world.faults.add(fault)
-    return JSONResponse({"faults": msgspec.to_builtins(world.faults.waiting)})
+    given: list[Fault] | Plan = msgspec.json.decode(body, type=list[Fault] | Plan)
+    if isinstance(given, Plan):
+        world.faults.follow(given)
+    else:
+        for fault in given:
+            world.faults.add(fault)
+    return JSONResponse({"faults": msgspec.to_builtins(world.faults.shown())})
+
+
+def _clear_faults(world: World, _request: Request, _body: bytes) -> Response:
+    world.faults.clear()
+    return JSONResponse({"faults": []})
+
+
+def _limits(world: World, _request: Request, body: bytes) -> Response:
+    """Change the limits that are given; the others stay."""
+    changed = msgspec.to_builtins(world.limits) | decoded(body, dict[str, Any])
+    world.limits = msgspec.convert(changed, Limits)
+    return JSONResponse(msgspec.to_builtins(world.limits))
+
+
+def _settings(world: World, _request: Request, body: bytes) -> Response:
+    """Change the settings that are given; the others stay."""
+    changed = msgspec.to_builtins(world.settings) | decoded(body, dict[str, Any])
+    world.change(msgspec.convert(changed, Settings))
+    return JSONResponse(msgspec.to_builtins(world.settings))
+
+
+def _reject(world: World, request: Request, body: bytes) -> Response:
+    """Reject an event that counts already, or the next that fit."""
+    account = world.account(request.headers)
+    if isinstance(account, Reply):
+        return refused(account)
+    wish = decoded(body, Wish)
+    event = None if wish.identifier is None else account.received.get(wish.identifier)
+    if event is not None and event.state == "applied":
+        message = f"The event was rejected: {wish.code}."
+        account.reject(event, wish.code, message, world.now())
+    else:
+        account.rejections.wishes.append(wish)
+    return JSONResponse({"rejected_later": dict(account.rejected_later)})
 
 
 def _reset(world: World, _request: Request, _body: bytes) -> Response:
@@ -174,24 +245,4 @@ def _create(world: World, account: Account, item: SeedCustomer | SeedMeter) -> R
 
 
 def _page(world: World, _request: Request, _body: bytes) -> Response:
-    sections = "".join(map(_section, world.accounts.values())) or "<p>No calls yet.</p>"
-    now = f"{world.now():%Y-%m-%d %H:%M:%S} UTC"
-    return HTMLResponse(PAGE.format(now=now, sections=sections))
-
-
-def _section(account: Account) -> str:
-    """One account: what was applied, by customer and event name."""
-    totals = sorted(account.totals(), key=lambda row: (_named(account, row[0]), row[1]))
-    rows = "".join(
-        f"<tr><td>{escape(_named(account, customer))}<small>{escape(customer)}</small></td>"
-        f"<td>{escape(event_name)}</td><td>{value:f}</td><td>{events}</td></tr>"
-        for customer, event_name, value, events in totals
-    )
-    mode = "live" if account.livemode else "test"
-    return SECTION.format(account=escape(account.object_id), mode=mode, rows=rows)
-
-
-def _named(account: Account, customer: str) -> str:
-    """What tells a person who this is: the metadata that usage is assigned by."""
-    metadata = account.customers[customer].metadata
-    return ", ".join(f"{key} {value}" for key, value in metadata.items()) or "no metadata"
+    return HTMLResponse(rendered(world))

@@ -19,13 +19,19 @@ Act = Callable[[World, Request, bytes], Response]
 
 
 def endpoint(world: World, method: str, path: str, act: Act) -> Route:
-    """`METHOD path`, served by `act` with the request's body; its ValueErrors become a 400."""
+    """`METHOD path`, served by `act` with the request's body; its ValueErrors become a 400.
+
+    Afterwards the error reports that are due are emitted: time may have moved.
+    """
 
     async def serve(request: Request) -> Response:
         try:
-            return act(world, request, await request.body())
+            response = act(world, request, await request.body())
         except (msgspec.MsgspecError, ValueError) as problem:
             return refused(invalid(str(problem)))
+        for account in world.accounts.values():
+            world.report(account)
+        return response
 
     return Route(path, serve, methods=[method])
 

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from usageflow.stripe.emulator import listeners
 from usageflow.stripe.emulator.contract import Call
+from usageflow.stripe.emulator.instants import rfc3339
 from usageflow.stripe.emulator.listeners import CONNECTED, DESTINATION, PING, SELF, Listener
 from usageflow.stripe.emulator.metadata import merged
 from usageflow.stripe.emulator.replies import Reply, error, invalid, missing, ok
-from usageflow.stripe.emulator.state import Account, rfc3339
+from usageflow.stripe.emulator.state import Account
 
 
 def create(account: Account, call: Call, now: datetime) -> Reply:

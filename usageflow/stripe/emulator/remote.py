@@ -6,8 +6,10 @@ It speaks only to `/_emulator/`; whatever uses Stripe's API does so through Stri
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -28,13 +30,22 @@ class RemoteEmulator:
         """Accounts, meters, applied totals, calls by outcome, faults to come and the clock."""
         return self._sent("GET", "state")
 
-    def journal(self) -> Iterator[dict[str, Any]]:
-        """Every applied meter event of every account, in the order it was applied."""
+    def journal(self, *, every: bool = False) -> Iterator[dict[str, Any]]:
+        """Every meter event that counts, of every account, in the order of arrival.
+
+        With `every` also those that no longer count, and each duplicate, refusal, rejection and
+        cancellation, told apart by `kind`.
+        """
         after, more = 0, True
         while more:
-            answer = self._sent("GET", f"journal?after={after}")
+            answer = self._sent("GET", f"journal?after={after}{'&all=1' if every else ''}")
             yield from answer["journal"]
-            after, more = after + len(answer["journal"]), answer["has_more"]
+            after, more = answer["next"], answer["has_more"]
+
+    def attempts(self, identifier: str) -> int:
+        """How many calls named the meter event of this identifier, whatever became of them."""
+        answer = self._sent("GET", f"attempts?identifier={quote(identifier, safe='')}")
+        return int(answer["attempts"])
 
     def applied(self, field: str) -> dict[tuple[str, str], Decimal]:
         """The exact value applied per (metadata `field` of the customer, event name)."""
@@ -60,6 +71,32 @@ class RemoteEmulator:
     def fault(self, kind: str, *, route: str = "/v1/billing/meter_events", **options: Any) -> None:
         """Let the next calls of `route` fail; the options are those of a fault."""
         self._sent("POST", "faults", [{"route": route, "kind": kind, **options}])
+
+    def plan(self, *rules: dict[str, Any], seed: int = 0) -> None:
+        """Let calls fail by chance, in place of every fault asked for before."""
+        self._sent("POST", "faults", {"seed": seed, "rules": rules})
+
+    def clear_faults(self) -> None:
+        """Let no call fail any more."""
+        self._sent("DELETE", "faults")
+
+    def limit(self, *, enforce: bool = True, **rates: float) -> None:
+        """Enforce the rate limits, changed by those that are given, or stop enforcing them."""
+        self._sent("POST", "limits", {"enforce": enforce, **rates})
+
+    def set(self, **settings: float) -> None:
+        """Change settings: lags, delays and the number of samples in an error report."""
+        self._sent("POST", "settings", settings)
+
+    def reject(self, **wish: Any) -> None:
+        """Reject an accepted meter event later: of an `identifier`, or the next `count` of an
+        `event_name`, with this `code`.
+        """
+        self._sent("POST", "reject", wish)
+
+    def set_clock(self, now: datetime) -> None:
+        """Let the emulated clock show this moment, and go on from there."""
+        self._sent("POST", "clock", {"now": now.isoformat()})
 
     def advance(self, seconds: float) -> None:
         """Move the emulated clock forward."""

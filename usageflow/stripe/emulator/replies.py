@@ -28,10 +28,11 @@ def error(
     kind: str = "invalid_request_error",
     code: str | None = None,
     param: str | None = None,
+    doc_url: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Reply:
-    """A refusal. Absent `code` and `param` are left out, as Stripe leaves them out."""
-    fields = {"type": kind, "code": code, "message": message, "param": param}
+    """A refusal. What is absent is left out, as Stripe leaves them out."""
+    fields = {"type": kind, "code": code, "message": message, "param": param, "doc_url": doc_url}
     body = {"error": {name: value for name, value in fields.items() if value is not None}}
     return Reply(status, body, headers or {})
 

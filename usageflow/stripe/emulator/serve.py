@@ -46,6 +46,8 @@ def _server(app: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http=ResettableProtocol,
+        loop="uvloop",
+        date_header=False,  # the emulator's clock says what time it is
         lifespan="off",
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,

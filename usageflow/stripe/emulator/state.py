@@ -7,10 +7,15 @@ store per account id and livemode; which one a request speaks to is decided in `
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any, Final
+
+from usageflow.stripe.emulator.instants import rfc3339
+from usageflow.stripe.emulator.journal import Entry, Kind, MeterEvent
+from usageflow.stripe.emulator.limits import Budget
+from usageflow.stripe.emulator.rejections import Rejection, Rejections
 
 API_VERSION: Final = "2026-10-28.endive"
 """The version of Stripe's API whose objects these are."""
@@ -57,21 +62,6 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """One accepted meter event. `value` is 1 on a count meter that was sent none."""
-
-    sequence: int
-    account: str
-    livemode: bool
-    event_name: str
-    identifier: str
-    customer: str
-    value: Decimal
-    timestamp: int
-    applied_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Kept:
     """The answer kept under an idempotency key; `reply` is None while the first call still runs."""
 
@@ -84,6 +74,7 @@ class Kept:
 class Account:
     """One isolated store: an account in one mode.
 
+    `received` is the last event of each identifier, `attempts` how often a call named it.
     `platforms` are the accounts whose keys may act for it. `objects` holds, by kind and id, what
     has no field of its own here. Every event of its log is handed to `deliver` when it happens.
     """
@@ -91,20 +82,25 @@ class Account:
     object_id: str
     livemode: bool
     search_lag: timedelta
-    journal: list[Applied]
+    journal: list[Entry]
     deliver: Callable[["Account", dict[str, Any]], None] = lambda _account, _event: None
+    summary_lag: timedelta = timedelta(0)
     platforms: set[str] = field(default_factory=set)
     objects: defaultdict[str, dict[str, Any]] = field(default_factory=lambda: defaultdict(dict))
     events_log: list[dict[str, Any]] = field(default_factory=list)
     thin_events: list[dict[str, Any]] = field(default_factory=list)
     customers: dict[str, Customer] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
-    events: dict[tuple[str, str], list[Applied]] = field(default_factory=dict)
-    identifiers: dict[str, datetime] = field(default_factory=dict)
-    kept: dict[str, Kept] = field(default_factory=dict)
+    events: dict[tuple[str, str], list[MeterEvent]] = field(default_factory=dict)
+    received: dict[str, MeterEvent] = field(default_factory=dict)
+    attempts: Counter[str] = field(default_factory=Counter)
+    kept: dict[tuple[str, str], Kept] = field(default_factory=dict)
     in_flight: set[tuple[str, str]] = field(default_factory=set)
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)
     rejected_later: Counter[str] = field(default_factory=Counter)
+    rejections: Rejections = field(default_factory=Rejections)
+    limited: Counter[str] = field(default_factory=Counter)
+    budget: Budget = field(default_factory=Budget)
     _ids: Iterator[int] = field(default_factory=lambda: count(1))
 
     def new_id(self, prefix: str) -> str:
@@ -116,10 +112,33 @@ class Account:
         """The one meter that holds `event_name`, active or not."""
         return next((one for one in self.meters.values() if one.event_name == event_name), None)
 
-    def apply(self, event: Applied) -> None:
-        """Append an accepted meter event; it is what summaries and the journal show."""
+    def record(self, kind: Kind, event: MeterEvent, now: datetime, code: str | None = None) -> None:
+        """Write into the journal what became of a meter event."""
+        event.state = kind
+        self.journal.append(Entry(len(self.journal) + 1, kind, event, now, code))
+
+    def apply(self, event: MeterEvent, now: datetime) -> None:
+        """Count an accepted meter event; it stays counted as long as its state is `applied`."""
         self.events.setdefault((event.event_name, event.customer), []).append(event)
-        self.journal.append(event)
+        self.record("applied", event, now)
+
+    def counted(self, event_name: str, customer: str) -> list[MeterEvent]:
+        """What counts for a customer on a meter, in order of arrival."""
+        events = self.events.get((event_name, customer), [])
+        return [event for event in events if event.state == "applied"]
+
+    def reject(self, event: MeterEvent, code: str, message: str, now: datetime) -> None:
+        """Drop an event that was accepted; Stripe tells so in a report, later."""
+        meter = self.meter_named(event.event_name)
+        meter_id = None if meter is None else meter.object_id
+        self.record("rejected", event, now, code)
+        self.rejected_later[code] += 1
+        self.rejections.waiting.append(Rejection(event.identifier, meter_id, code, message, now))
+
+    def report(self, now: datetime, delay: timedelta, samples: int) -> None:
+        """Emit the reports of rejections that are due."""
+        for kind, related_object, data in self.rejections.due(now, delay, samples):
+            self.emit_thin(kind, related_object, data, now)
 
     def emit(
         self,
@@ -166,16 +185,13 @@ class Account:
     def totals(self) -> Iterator[tuple[str, str, Decimal, int]]:
         """(customer, event name, aggregated value, events) of everything applied."""
         meters = {meter.event_name: meter for meter in self.meters.values()}
-        for (event_name, customer), events in self.events.items():
-            yield customer, event_name, aggregate(meters[event_name], events), len(events)
+        for event_name, customer in self.events:
+            events = self.counted(event_name, customer)
+            if events:
+                yield customer, event_name, aggregate(meters[event_name], events), len(events)
 
 
-def rfc3339(moment: datetime) -> str:
-    """The moment as v2 of the API writes it: UTC, with milliseconds and a Z."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def aggregate(meter: Meter, events: list[Applied]) -> Decimal:
+def aggregate(meter: Meter, events: list[MeterEvent]) -> Decimal:
     """What the meter makes of `events`, which are in order of arrival.
 
     A meter with a time window is fed pre-aggregated values: of each hour or day only the event that
@@ -187,5 +203,5 @@ def aggregate(meter: Meter, events: list[Applied]) -> Decimal:
     if meter.formula == "count":
         return Decimal(len(events))
     if meter.formula == "last":
-        return max(reversed(events), key=lambda event: event.timestamp).value
-    return sum((event.value for event in events), Decimal(0))
+        return max(reversed(events), key=lambda event: event.timestamp).quantity
+    return sum((event.quantity for event in events), Decimal(0))

@@ -1,7 +1,8 @@
 """Meter event summaries: what Stripe made of a customer's events, whole or per hour or UTC day.
 
 Sums inside are exact; `aggregated_value` leaves as the binary float that Stripe's API has there.
-With a grouping window only windows that hold events are listed.
+With a grouping window only windows that hold events are listed. A lag can be set, after which an
+event is seen here; one that was cancelled or rejected is gone at once.
 """
 
 import hashlib
@@ -10,13 +11,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from usageflow.stripe.emulator.contract import Call
+from usageflow.stripe.emulator.journal import MeterEvent
 from usageflow.stripe.emulator.paging import page
 from usageflow.stripe.emulator.replies import Reply, invalid, missing
 from usageflow.stripe.emulator.state import (
     DAY_S,
     HOUR_S,
     Account,
-    Applied,
     Meter,
     aggregate,
 )
@@ -25,7 +26,7 @@ MINUTE_S: Final = 60
 _WIDTHS: Final = {None: MINUTE_S, "hour": HOUR_S, "day": DAY_S}
 
 
-def list_all(account: Account, call: Call, _now: datetime) -> Reply:
+def list_all(account: Account, call: Call, now: datetime) -> Reply:
     """`GET /v1/billing/meters/{id}/event_summaries`."""
     meter = account.meters.get(call.path["id"])
     if meter is None:
@@ -38,8 +39,8 @@ def list_all(account: Account, call: Call, _now: datetime) -> Reply:
     customer = call.params["customer"]
     events = [
         event
-        for event in account.events.get((meter.event_name, customer), [])
-        if start <= event.timestamp < end
+        for event in account.counted(meter.event_name, customer)
+        if start <= event.timestamp < end and event.received_at <= now - account.summary_lag
     ]
     groups = _grouped(events, start, end, None if window is None else _WIDTHS[window])
     shown = [
@@ -59,11 +60,11 @@ def _alignment_refusal(start: int, end: int, width: int, name: str) -> Reply | N
 
 
 def _grouped(
-    events: list[Applied], start: int, end: int, width: int | None
-) -> dict[tuple[int, int], list[Applied]]:
+    events: list[MeterEvent], start: int, end: int, width: int | None
+) -> dict[tuple[int, int], list[MeterEvent]]:
     if width is None:
         return {(start, end): events}
-    groups: dict[tuple[int, int], list[Applied]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[MeterEvent]] = defaultdict(list)
     for event in events:
         first = event.timestamp // width * width
         groups[first, first + width].append(event)
@@ -71,7 +72,7 @@ def _grouped(
 
 
 def _shown(
-    meter: Meter, customer: str, interval: tuple[int, int], events: list[Applied]
+    meter: Meter, customer: str, interval: tuple[int, int], events: list[MeterEvent]
 ) -> dict[str, Any]:
     start, end = interval
     place = f"{meter.object_id}|{customer}|{start}|{end}"
