@@ -10,7 +10,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from usageflow.stripe.emulator import (
+    accounts,
     adjustments,
+    connect,
     control,
     customers,
     event_destinations,
@@ -52,6 +54,7 @@ def create_emulator(
         routes=[
             *control.routes(world),
             *webhooks.routes(world, post),
+            *connect.routes(world),
             Route("/{path:path}", gate.respond, methods=methods),
         ]
     )
@@ -70,4 +73,5 @@ def _handlers(world: World) -> dict[str, Handler]:
         **snapshots.HANDLERS,
         **webhook_endpoints.HANDLERS,
         **event_destinations.HANDLERS,
+        **accounts.handlers(world),
     }

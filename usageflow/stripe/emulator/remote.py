@@ -116,6 +116,10 @@ class RemoteEmulator:
         attempts: list[dict[str, Any]] = self._sent("GET", "deliveries")["attempts"]
         return attempts
 
+    def deauthorize(self, account: str) -> None:
+        """Let the owner of a connected account end its connection."""
+        self._sent("POST", "deauthorize", {"account": account})
+
     def settle(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until no webhook waits. Raises TimeoutError."""
         end = time.monotonic() + timeout_s
