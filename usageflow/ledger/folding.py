@@ -1,23 +1,21 @@
 """Filling units: each forwarded usage event goes into exactly one unit of its lane.
 
-Events of a `sum` meter are folded together while their lane is busy; for every other meter each
-event is a unit of its own. Nothing is assigned while the organization has no Stripe account.
-Sending is `units`'.
+Events of a `sum` meter are folded together while their lane is busy, but never across an hour or a
+boundary of the lane; for every other meter each event is a unit of its own. A quantity of more
+digits than Stripe takes is carried on by `part` units. Nothing is assigned while the organization
+has no Stripe account. Sending is `units`'.
 """
 
-import hashlib
-from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import msgspec
-from sqlalchemy import bindparam, func, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, func, insert, select, tuple_, update
 from sqlmodel import col
 
-from usageflow.db.exact import add, plain
+from usageflow.db.exact import add, decimal_add
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import (
@@ -29,20 +27,32 @@ from usageflow.db.tables import (
     UsageEventRow,
     table,
 )
+from usageflow.ledger import boundaries
 from usageflow.ledger.counted import Counted, select_counted
+from usageflow.ledger.identifiers import identifier
+from usageflow.ledger.splitting import UNIT_DIGITS_MAX, digits, split
 from usageflow.periods import hour_start
 
-UNIT_DIGITS_MAX: Final = 15
-"""Digits of a folded sum. Stripe refuses a value with more, so folding stops before it has more."""
+ALL: Final = "all"
+"""`stripe_account.folding` where everything adds up."""
 
 
 class Lane(NamedTuple):
-    """A lane that is locked by this transaction. `folds`: its meter adds up what it gets."""
+    """A lane that is locked by this transaction. `folds`: its meter adds up what it gets.
+
+    `boundaries`: moments that no unit of it may cross.
+    """
 
     id: int
     customer_id: str
     event_name: str
     folds: bool
+    boundaries: tuple[datetime, ...] = ()
+
+    def divides(self, one: datetime, other: datetime) -> bool:
+        """Whether a boundary lies between two moments."""
+        early, late = min(one, other), max(one, other)
+        return any(early < at <= late for at in self.boundaries)
 
 
 Slot: TypeAlias = tuple[Lane, datetime]
@@ -59,6 +69,7 @@ class Filling:
     quantity: Decimal
     state: str
     id: int | None = None
+    part_of: "Filling | None" = None
     seqs: list[int] = field(default_factory=list)
     """The events put in now."""
 
@@ -70,44 +81,45 @@ def fill(
 
     Pure. A unit that is not the slot's open one any more comes back sealed.
     """
-    lane, _ = slot
     filled = [last] if last else []
     for event in events:
-        current = filled[-1] if filled else None
-        total = add(current.quantity, event.quantity) if current else event.quantity
-        if current and lane.folds and _digits(total) <= UNIT_DIGITS_MAX:
-            current.quantity = total
-            current.seqs.append(event.seq)
+        if filled and _joins(slot[0], filled[-1], event):
+            filled[-1].quantity = add(filled[-1].quantity, event.quantity)
+            filled[-1].seqs.append(event.seq)
             continue
-        if current:
-            current.state = "sealed"
-        new = Filling(
-            slot=slot,
-            sequence=next_sequence,
-            occurred_at=event.occurred_at,
-            quantity=event.quantity,
-            state="open" if lane.folds else "sealed",
-            seqs=[event.seq],
-        )
-        next_sequence += 1
-        filled.append(new)
+        if filled:
+            filled[-1].state = "sealed"
+        filled += _begun(slot, event, next_sequence + sum(unit is not last for unit in filled))
     return filled
 
 
-def identifier(
-    installation: str, account_id: str, lane: Lane, hour: datetime, sequence: int
-) -> str:
-    """What Stripe knows a unit by: 56 characters, never the same for two units."""
-    parts = [
-        installation,
-        account_id,
-        lane.customer_id,
-        lane.event_name,
-        hour.isoformat(),
-        sequence,
+def _joins(lane: Lane, unit: Filling, event: Counted) -> bool:
+    return (
+        lane.folds
+        and unit.state == "open"
+        and not lane.divides(unit.occurred_at, event.occurred_at)
+        and digits(add(unit.quantity, event.quantity)) <= UNIT_DIGITS_MAX
+    )
+
+
+def _begun(slot: Slot, event: Counted, sequence: int) -> list[Filling]:
+    """The new unit of an event; several if its quantity is too large for one and may be split."""
+    lane = slot[0]
+    amounts = split(event.quantity) if lane.folds else [event.quantity]
+    units = [
+        Filling(
+            slot=slot,
+            sequence=sequence + place,
+            occurred_at=event.occurred_at,
+            quantity=amount,
+            state="open" if lane.folds and len(amounts) == 1 else "sealed",
+        )
+        for place, amount in enumerate(amounts)
     ]
-    digest = hashlib.sha256(msgspec.json.encode(parts)).digest()
-    return "uf1_" + b32encode(digest).decode().rstrip("=").lower()
+    units[0].seqs.append(event.seq)
+    for part in units[1:]:
+        part.part_of = units[0]
+    return units
 
 
 def assign(tx: Tx, organization_id: str, events: Iterable[Counted]) -> int:
@@ -155,11 +167,12 @@ def assign_unassigned(tx: Tx, organization_id: str, limit: int) -> int:
 
 
 def _account(tx: Tx, organization_id: str) -> str | None:
-    """The account usage goes to: the first that was connected."""
+    """The account usage goes to: the first that is connected, else the last that was."""
+    withdrawn = case((col(StripeAccountRow.state) == "deauthorized", 1), else_=0)
     return tx.session.scalars(
         select(col(StripeAccountRow.id))
         .where(col(StripeAccountRow.organization_id) == organization_id)
-        .order_by(col(StripeAccountRow.created_at), col(StripeAccountRow.id))
+        .order_by(withdrawn, col(StripeAccountRow.created_at), col(StripeAccountRow.id))
         .limit(1)
     ).first()
 
@@ -180,18 +193,47 @@ def _lanes(
         .order_by(lanes.c.id)
         .with_for_update(key_share=True)
     ).all()
-    tx.session.execute(
-        update(lanes)
-        .where(lanes.c.id.in_([row.id for row in rows]), ~lanes.c.waiting)
-        .values(waiting=True)
-    )
-    folding = _folding(tx, account_id)
+    _take_in(tx, {(row.customer_id, row.event_name): row.id for row in rows}, events)
+    folding, limits = _folding(tx, account_id), boundaries.of(tx, [row.id for row in rows])
     return {
         (row.customer_id, row.event_name): Lane(
-            row.id, row.customer_id, row.event_name, row.event_name in folding
+            row.id,
+            row.customer_id,
+            row.event_name,
+            folding is None or row.event_name in folding,
+            limits.get(row.id, ()),
         )
         for row in rows
     }
+
+
+def _take_in(tx: Tx, lane_ids: Mapping[tuple[str, str], int], events: Sequence[Counted]) -> None:
+    """Note in each lane what it is given: how much, and since when it waits."""
+    sums: dict[int, tuple[Decimal, datetime]] = {}
+    for event in events:
+        lane_id = lane_ids[event.customer_id, event.event_name or ""]
+        total, oldest = sums.get(lane_id, (Decimal(0), event.occurred_at))
+        sums[lane_id] = add(total, event.quantity), min(oldest, event.occurred_at)
+    lanes = table(LaneRow)
+    more = bindparam("more", type_=lanes.c.metered.type)
+    at = bindparam("oldest", type_=lanes.c.oldest_at.type)
+    waits_longer = and_(lanes.c.waiting, lanes.c.oldest_at <= at)
+    statement = (
+        update(lanes)
+        .where(lanes.c.id == bindparam("lane"))
+        .values(
+            metered=decimal_add(lanes.c.metered, more),
+            oldest_at=case((waits_longer, lanes.c.oldest_at), else_=at),
+            waiting=True,
+        )
+    )
+    tx.session.execute(
+        statement,
+        [
+            {"lane": lane_id, "more": total, "oldest": oldest}
+            for lane_id, (total, oldest) in sums.items()
+        ],
+    )
 
 
 def _make_lanes(
@@ -224,8 +266,13 @@ def _make_lanes(
     )
 
 
-def _folding(tx: Tx, account_id: str) -> set[str]:
-    """The event names whose meter adds up all it gets. Unknown meters are not among them."""
+def _folding(tx: Tx, account_id: str) -> set[str] | None:
+    """The event names whose meter adds up all it gets; None: all do.
+
+    Meters that are not known are not among them.
+    """
+    if tx.session.get_one(StripeAccountRow, account_id).folding == ALL:
+        return None
     meters = table(StripeMeterRow).c
     return set(
         tx.session.scalars(
@@ -302,18 +349,30 @@ def _store(tx: Tx, organization_id: str, account_id: str, filled: Sequence[Filli
 
 
 def _insert(tx: Tx, organization_id: str, account_id: str, new: Sequence[Filling]) -> None:
-    """Store new units and give each its id."""
-    if not new:
-        return
-    units = table(UnitRow)
+    """Store new units and give each its id; the parts of others after these."""
     installation = tx.session.scalars(select(col(InstallationRow.id))).one()
-    named = {identifier(installation, account_id, *unit.slot, unit.sequence): unit for unit in new}
-    stored = tx.session.execute(
-        insert(units).returning(units.c.identifier, units.c.id),
-        [_row(tx, organization_id, name, unit) for name, unit in named.items()],
+    for some in ([u for u in new if u.part_of is None], [u for u in new if u.part_of is not None]):
+        named = {_identifier(installation, account_id, unit): unit for unit in some}
+        if named:
+            units = table(UnitRow)
+            stored = tx.session.execute(
+                insert(units).returning(units.c.identifier, units.c.id),
+                [_row(tx, organization_id, name, unit) for name, unit in named.items()],
+            )
+            for name, unit_id in stored:
+                named[name].id = unit_id
+
+
+def _identifier(installation: str, account_id: str, unit: Filling) -> str:
+    lane, hour = unit.slot
+    return identifier(
+        installation,
+        account_id,
+        customer_id=lane.customer_id,
+        event_name=lane.event_name,
+        hour=hour,
+        sequence=unit.sequence,
     )
-    for name, unit_id in stored:
-        named[name].id = unit_id
 
 
 def _row(tx: Tx, organization_id: str, name: str, unit: Filling) -> Mapping[str, Any]:
@@ -323,7 +382,8 @@ def _row(tx: Tx, organization_id: str, name: str, unit: Filling) -> Mapping[str,
         "lane_id": lane.id,
         "hour": hour,
         "sequence": unit.sequence,
-        "kind": "usage",
+        "kind": "usage" if unit.part_of is None else "part",
+        "parent_id": None if unit.part_of is None else unit.part_of.id,
         "occurred_at": unit.occurred_at,
         "quantity": unit.quantity,
         "events": len(unit.seqs),
@@ -333,8 +393,3 @@ def _row(tx: Tx, organization_id: str, name: str, unit: Filling) -> Mapping[str,
         "created_at": tx.now,
         "updated_at": tx.now,
     }
-
-
-def _digits(value: Decimal) -> int:
-    """Digits of `value` in plain notation, leading zeros aside."""
-    return len(plain(value).replace(".", "").lstrip("0"))

@@ -1,91 +1,49 @@
-"""The life of a unit once it may be sent: sealed, claimed by a sender, settled by a verdict.
+"""Units on their way: claimed by a sender, settled by a verdict, many in one transaction.
 
-A unit is what one Stripe meter event carries. Filling units is `folding`'s, talking to Stripe is
-`usageflow.stripe`'s. At most one unit of a lane is undecided at any time (the database sees to
-it), so what Stripe has can always be told from what it shows.
+A unit is what one Stripe meter event carries. Filling units is `folding`'s, what ends their way is
+`resolution`'s, talking to Stripe is `usageflow.stripe`'s. At most one unit of a lane is undecided
+at any time (the database sees to it), so what Stripe has can always be told from what it shows.
 """
 
-from collections.abc import Mapping
+import logging
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from sqlalchemy import CursorResult, bindparam, func, or_, update
-from sqlmodel import col, select
+from sqlalchemy import CursorResult, Row, bindparam, func, literal, or_, select, update
+from sqlmodel import col
 
 from usageflow.db.session import Tx
-from usageflow.db.tables import (
-    UNIT_PENDING,
-    UNIT_UNDECIDED,
-    LaneRow,
-    StripeAccountRow,
-    UnitRow,
-)
-from usageflow.ledger.verdicts import (
-    PAUSE_S_MAX,
-    Accepted,
-    AccountPaused,
-    Ambiguous,
-    Busy,
-    Held,
-    Parked,
-    Quarantined,
-    Verdict,
-    pause_s,
-)
-
-TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
-    ("open", "seal"): "sealed",
-    ("sealed", "send"): "sending",
-    ("ambiguous", "send"): "sending",
-    ("parked", "send"): "sending",
-    ("sending", "accept"): "accepted",
-    ("sending", "refuse"): "quarantined",
-    ("sending", "postpone"): "sealed",
-    ("sending", "lose"): "ambiguous",
-    ("sending", "park"): "parked",
-    ("sending", "hold"): "held",
-    ("ambiguous", "hold"): "held",
-    ("accepted", "settle"): "settled",
-    ("ambiguous", "settle"): "settled",
-    ("held", "settle"): "settled",
-    ("accepted", "reject"): "quarantined",
-    ("quarantined", "seal"): "sealed",
-    ("held", "seal"): "sealed",
-    ("accepted", "reissue"): "reissued",
-    ("ambiguous", "reissue"): "reissued",
-    ("quarantined", "reissue"): "reissued",
-    ("held", "reissue"): "reissued",
-    ("parked", "write_off"): "written_off",
-    ("quarantined", "write_off"): "written_off",
-    ("held", "write_off"): "written_off",
-}
-"""(state, what happens) -> state.
-
-The last block is reconciliation's and a person's: Stripe was seen to have the unit (`settle`) or
-told that it dropped it (`reject`); it goes out again unchanged (`seal`: Stripe never took it) or as
-another unit (`reissue`: its identifier is used up); or it is given up.
-"""
+from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitRow, table
+from usageflow.ledger import lanes as lane_rows
+from usageflow.ledger.attempts import CLOCK_BACK_S_MAX, Limits, Outcome, outcome, start
+from usageflow.ledger.lanes import PENDING
+from usageflow.ledger.verdicts import PAUSE_S_MAX, AccountPaused, Verdict, pause_s
 
 _PAUSE_MAX: Final = timedelta(seconds=PAUSE_S_MAX)
+_CLOCK_NOTED: Final = timedelta(seconds=1)
+"""How much later the account's clock is noted again."""
+_NEVER: Final = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
-# Written out in the statement, so that the partial indexes of the same condition are used.
-_PENDING = col(UnitRow.state).in_(
-    bindparam("pending", UNIT_PENDING, expanding=True, literal_execute=True)
-)
+# Written out in the statement, so that the partial index of the same condition is used.
 _UNDECIDED = col(UnitRow.state).in_(
     bindparam("undecided", UNIT_UNDECIDED, expanding=True, literal_execute=True)
 )
+
+logger = logging.getLogger("usageflow.ledger")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """A unit that is ours to send until the lease ends, with everything its payload needs.
 
-    `stripe_customer_id` is None until `bind_customer`; once bound, it is the same for ever, like
+    `stripe_customer_id` is None until `bind_customers`; once bound, it is the same for ever, like
     the rest of the payload. `undecided`: an earlier attempt may have reached Stripe.
     `occurred_at` is the time Stripe is told: that of the unit's first event, within `hour`.
+    `failures` are answers of the lane in a row that decided nothing.
     """
 
     unit_id: int
@@ -105,84 +63,102 @@ class Claim:
     attempts: int
     first_attempt_at: datetime
     undecided: bool
-
-
-def advance(unit: UnitRow, trigger: str) -> None:
-    """Bring a unit to its next state. KeyError for a step that does not exist: our mistake."""
-    unit.state = TRANSITIONS[unit.state, trigger]
+    failures: int
 
 
 def claim(
-    tx: Tx, account_id: str, *, owner: str, limit: int, lease_s: float, resend_s_max: float
+    tx: Tx, account_id: str, *, owner: str, limit: int, lease_s: float, limits: Limits
 ) -> list[Claim]:
     """At most `limit` units to send now, one of each free lane, marked as being sent by `owner`.
 
-    Commit before the first byte leaves. A lane is free again when its verdict is settled, or when
-    the lease ends without one; then its unit counts as possibly sent. A unit that may have been
-    sent more than `resend_s_max` ago is held for a human, not sent again. Nothing is claimed of a
-    paused account. A clock that was ahead for a moment stops no lane: a free one is free whenever
-    it was last served, and no block is longer than the longest pause.
+    The lane whose usage waits longest is first. Commit before the first byte leaves. A lane is free
+    again when its verdict is settled, or when the lease ends without one; then its unit counts as
+    possibly sent. A unit that may have been sent before, and may not be sent again, is left to
+    reconciliation, and its lane waits for that. What is too old for Stripe is held for a person,
+    what is too far ahead waits. Nothing is claimed of a paused account. A clock that was ahead for
+    a moment stops no lane: no block is longer than the longest pause.
     """
-    free = tx.session.exec(
-        select(LaneRow)
-        .join(StripeAccountRow, col(StripeAccountRow.id) == col(LaneRow.account_id))
-        .where(
-            col(LaneRow.account_id) == account_id,
-            col(StripeAccountRow.state) == "active",
-            col(LaneRow.waiting),
-            or_(col(LaneRow.lease_owner).is_(None), col(LaneRow.leased_until) <= tx.now),
-            or_(
-                col(LaneRow.blocked_until) <= tx.now,
-                col(LaneRow.blocked_until) > tx.now + _PAUSE_MAX,
+    account = tx.session.get_one(StripeAccountRow, account_id)
+    if account.state != "active":
+        return []
+    _mind_the_clock(tx, account)
+    found = _next_units(tx, account_id, limit)
+    sendable = _sendable(tx, found, limits)
+    if not sendable:
+        return []
+    until = tx.now + timedelta(seconds=lease_s)
+    lanes = table(LaneRow)
+    tx.session.execute(
+        update(lanes)
+        .where(lanes.c.id.in_([row.lane_id for row in sendable]))
+        .values(lease_owner=owner, leased_until=until)
+    )
+    units = table(UnitRow)
+    tx.session.execute(
+        update(units)
+        .where(units.c.id.in_([row.unit_id for row in sendable]))
+        .values(
+            state="sending",
+            attempts=units.c.attempts + 1,
+            first_attempt_at=func.coalesce(
+                units.c.first_attempt_at, literal(tx.now, units.c.first_attempt_at.type)
             ),
+            resend_until=func.coalesce(
+                units.c.resend_until,
+                literal(limits.resend_until(tx.now), units.c.resend_until.type),
+            ),
+            updated_at=tx.now,
         )
-        .order_by(col(LaneRow.leased_until))
-        .limit(limit)
-        .with_for_update(of=LaneRow, skip_locked=True, key_share=True)
-    ).all()
-    oldest = tx.now - timedelta(seconds=resend_s_max)
-    claims = []
-    for lane in free:
-        unit = _next_unit(tx, lane, oldest)
-        if unit is not None:
-            lane.lease_owner, lane.leased_until = owner, tx.now + timedelta(seconds=lease_s)
-            claims.append(_claim(tx, lane, unit))
-    tx.session.flush()
-    return claims
+    )
+    return [_claim(tx, account_id, row) for row in sendable]
 
 
-def bind_customer(tx: Tx, claim: Claim, stripe_customer_id: str) -> Claim:
-    """Fix the customer of the claim's payload, for ever.
+def bind_customers(tx: Tx, bound: Mapping[str, Collection[int]]) -> None:
+    """Fix the customer of some units' payloads, for ever: Stripe customer -> unit ids.
 
     Must be committed before the first byte leaves, and may be in the transaction of the claim: a
     unit found without a customer after a crash is known never to have been sent.
     """
-    tx.session.exec(
-        update(UnitRow)
-        .where(col(UnitRow.id) == claim.unit_id)
-        .values(stripe_customer_id=stripe_customer_id)
-    )
+    units = table(UnitRow)
+    for stripe_customer_id, unit_ids in bound.items():
+        tx.session.execute(
+            update(units)
+            .where(units.c.id.in_(unit_ids))
+            .values(stripe_customer_id=stripe_customer_id)
+        )
+
+
+def bind_customer(tx: Tx, claim: Claim, stripe_customer_id: str) -> Claim:
+    """The same for one claim; that claim with its customer."""
+    bind_customers(tx, {stripe_customer_id: [claim.unit_id]})
     return replace(claim, stripe_customer_id=stripe_customer_id)
 
 
-def settle(tx: Tx, claim: Claim, verdict: Verdict) -> bool:
-    """Apply a verdict and free the lane.
+def settle_all(tx: Tx, verdicts: Sequence[tuple[Claim, Verdict]]) -> set[int]:
+    """Apply verdicts and free their lanes; the ids of the units they were applied to.
 
-    False, and nothing changes, if the lease had ended and the unit has been claimed anew since.
+    A verdict is dropped if its lease had ended and the unit has been claimed anew since.
     """
-    lane = _locked_lane(tx, claim.lane_id)
-    unit = tx.session.exec(select(UnitRow).where(UnitRow.id == claim.unit_id)).one()
-    if unit.state != "sending" or unit.attempts != claim.attempts:
-        return False
-    _decide(unit, verdict, undecided=claim.undecided)
-    unit.updated_at = tx.now
-    if isinstance(verdict, AccountPaused):
-        _pause(tx, claim.account_id, verdict.message)
-    pause = timedelta(seconds=pause_s(verdict, lane.failures))
-    lane.failures = lane.failures + 1 if pause else 0
-    lane.blocked_until = tx.now + pause
-    _free(tx, lane)
-    return True
+    lane_rows.lock(tx, {claim.lane_id for claim, _ in verdicts})
+    current = _attempts(tx, [claim.unit_id for claim, _ in verdicts])
+    valid = [(one, said) for one, said in verdicts if current.get(one.unit_id) == one.attempts]
+    if not valid:
+        return set()
+    outcomes: dict[Outcome, list[int]] = defaultdict(list)
+    for one, said in valid:
+        outcomes[outcome(said, undecided=one.undecided)].append(one.unit_id)
+    for result, unit_ids in outcomes.items():
+        _decide(tx, result, unit_ids)
+    _free(tx, valid)
+    for one, said in valid:
+        if isinstance(said, AccountPaused):
+            _pause(tx, one.account_id, said)
+    return {one.unit_id for one, _ in valid}
+
+
+def settle(tx: Tx, claim: Claim, verdict: Verdict) -> bool:
+    """Apply one verdict; False if it came too late to count."""
+    return bool(settle_all(tx, [(claim, verdict)]))
 
 
 def recover(tx: Tx) -> int:
@@ -190,146 +166,260 @@ def recover(tx: Tx) -> int:
 
     Times that only a wrong clock can have set are set anew, so that these lanes have their turn.
     """
-    freed = tx.session.exec(
+    freed = tx.session.execute(
         update(LaneRow)
         .where(col(LaneRow.lease_owner).is_not(None))
         .values(lease_owner=None, leased_until=tx.now)
     )
     latest = {LaneRow.leased_until: tx.now, LaneRow.blocked_until: tx.now + _PAUSE_MAX}
     for time, limit in latest.items():
-        tx.session.exec(update(LaneRow).where(col(time) > limit).values({col(time): tx.now}))
+        tx.session.execute(update(LaneRow).where(col(time) > limit).values({col(time): tx.now}))
     return cast("CursorResult[tuple[()]]", freed).rowcount
 
 
 def pending(tx: Tx) -> int:
     """How many units are still to be sent, over all organizations."""
-    return tx.session.exec(select(func.count()).select_from(UnitRow).where(_PENDING)).one()
+    counted: int = tx.session.execute(
+        select(func.count()).select_from(UnitRow).where(PENDING)
+    ).scalar_one()
+    return counted
 
 
 def summary(tx: Tx, organization_id: str) -> dict[str, int]:
     """How many units are in each state; states without units are left out."""
-    rows = tx.session.exec(
-        select(UnitRow.state, func.count())
+    rows = tx.session.execute(
+        select(col(UnitRow.state), func.count())
         .where(col(UnitRow.organization_id) == organization_id)
-        .group_by(UnitRow.state)
+        .group_by(col(UnitRow.state))
     )
-    return dict(rows.all())
+    return {row[0]: row[1] for row in rows}
 
 
-def _next_unit(tx: Tx, lane: LaneRow, oldest: datetime) -> UnitRow | None:
-    """The unit of this locked lane to send next: the undecided one, else the oldest.
-
-    A unit first sent before `oldest` is held instead. None, and the lane rests, if nothing is left.
-    """
-    ours = select(UnitRow).where(UnitRow.lane_id == lane.id)
-    undecided = tx.session.exec(ours.where(_UNDECIDED)).one_or_none()
-    if undecided is not None:
-        _lost_sender(undecided)
-        if undecided.first_attempt_at is None or undecided.first_attempt_at >= oldest:
-            return undecided
-        advance(undecided, "hold")
-        undecided.reason = (
-            f"sent first at {undecided.first_attempt_at:%Y-%m-%d %H:%M} UTC without a known "
-            "outcome; Stripe no longer tells it from a new one"
+def _mind_the_clock(tx: Tx, account: StripeAccountRow) -> None:
+    """Note how late it has been. If it is earlier now, nobody knows how old an attempt is."""
+    latest = account.clock_at
+    if latest is not None and (latest - tx.now).total_seconds() > CLOCK_BACK_S_MAX:
+        logger.error(
+            "the clock was set back by %s: units whose outcome is not known are not sent again, "
+            "but compared with Stripe",
+            latest - tx.now,
         )
-        undecided.updated_at = tx.now
-        tx.session.flush()
-    unit = tx.session.exec(ours.where(_PENDING).order_by(col(UnitRow.id)).limit(1)).one_or_none()
-    if unit is None:
-        lane.waiting = False
-    return unit
+        ours = select(col(LaneRow.id)).where(col(LaneRow.account_id) == account.id)
+        tx.session.execute(
+            update(UnitRow)
+            .where(col(UnitRow.lane_id).in_(ours), _UNDECIDED)
+            .where(col(UnitRow.resend_until).is_not(None))
+            .values(resend_until=_NEVER)
+            .execution_options(synchronize_session=False)
+        )
+    elif latest is not None and tx.now - latest < _CLOCK_NOTED:
+        return
+    account.clock_at = tx.now
+    tx.session.flush()
 
 
-def _lost_sender(unit: UnitRow) -> None:
-    """A unit still `sending` in a free lane: its sender is gone, its fate unknown.
+def _next_units(tx: Tx, account_id: str, limit: int) -> "Sequence[Row[Any]]":
+    """The next unit of each lane that is free, with its lane, which is locked.
 
-    Without a customer its payload was never complete, so nothing has been sent.
+    That is the undecided one if there is one, else the oldest.
     """
-    if unit.state == "sending" and unit.stripe_customer_id is not None:
-        advance(unit, "lose")
-    elif unit.state == "sending":
-        advance(unit, "postpone")
-        unit.first_attempt_at = None
+    lanes, units = table(LaneRow), table(UnitRow)
+    ours = select(units.c.id).where(units.c.lane_id == lanes.c.id)
+    undecided = ours.where(_UNDECIDED).scalar_subquery()
+    oldest = ours.where(PENDING).order_by(units.c.id).limit(1).scalar_subquery()
+    free = tx.session.execute(
+        select(
+            lanes.c.id.label("lane_id"),
+            func.coalesce(undecided, oldest).label("unit_id"),
+        )
+        .where(
+            lanes.c.account_id == account_id,
+            lanes.c.waiting,
+            or_(lanes.c.lease_owner.is_(None), lanes.c.leased_until <= tx.now),
+            or_(lanes.c.blocked_until <= tx.now, lanes.c.blocked_until > tx.now + _PAUSE_MAX),
+        )
+        .order_by(lanes.c.oldest_at, lanes.c.id)
+        .limit(limit)
+        .with_for_update(of=lanes, skip_locked=True, key_share=True)
+    ).all()
+    _rest(tx, [row.lane_id for row in free if row.unit_id is None])
+    if not free:
+        return []
+    found = tx.session.execute(
+        select(
+            *(units.c[name].label("unit_id" if name == "id" else name) for name in _OF_UNIT),
+            *(lanes.c[name].label(name) for name in _OF_LANE),
+        )
+        .join_from(units, lanes, lanes.c.id == units.c.lane_id)
+        .where(units.c.id.in_([row.unit_id for row in free if row.unit_id is not None]))
+        .order_by(lanes.c.oldest_at, lanes.c.id)
+    )
+    return found.all()
 
 
-def _claim(tx: Tx, lane: LaneRow, unit: UnitRow) -> Claim:
-    undecided = unit.first_attempt_at is not None
-    if unit.state == "open":
-        advance(unit, "seal")
-    advance(unit, "send")
-    unit.attempts += 1
-    unit.first_attempt_at = unit.first_attempt_at or tx.now
-    unit.updated_at = tx.now
-    assert lane.id is not None and unit.id is not None  # noqa: S101, PT018 - both are stored
-    return Claim(
-        unit_id=unit.id,
-        lane_id=lane.id,
-        organization_id=lane.organization_id,
-        account_id=lane.account_id,
-        customer_id=lane.customer_id,
-        identity_field=lane.identity_field,
-        identity_value=lane.identity_value,
-        event_name=lane.event_name,
-        hour=unit.hour,
-        occurred_at=unit.occurred_at,
-        quantity=unit.quantity,
-        events=unit.events,
-        identifier=unit.identifier,
-        stripe_customer_id=unit.stripe_customer_id,
-        attempts=unit.attempts,
-        first_attempt_at=unit.first_attempt_at,
-        undecided=undecided,
+_OF_UNIT: Final = (
+    *("id", "lane_id", "organization_id", "hour", "occurred_at", "quantity", "events"),
+    *("identifier", "stripe_customer_id", "attempts", "first_attempt_at", "resend_until", "state"),
+)
+_OF_LANE: Final = ("customer_id", "identity_field", "identity_value", "event_name", "failures")
+
+
+def _sendable(tx: Tx, found: "Sequence[Row[Any]]", limits: Limits) -> "list[Row[Any]]":
+    """Those that may be sent now; the others are put where they belong.
+
+    A unit that is being sent in a free lane has lost its sender. With a customer its fate is
+    unknown; without one its payload was never complete, so nothing has been sent.
+    """
+    by_start: dict[str, list[Row[Any]]] = defaultdict(list)
+    for row in found:
+        sent = row.state == "ambiguous" or row.stripe_customer_id is not None
+        ready = start(
+            occurred_at=row.occurred_at,
+            resend_until=row.resend_until if sent else None,
+            now=tx.now,
+            limits=limits,
+        )
+        by_start[ready].append(row)
+    if lost := [row.unit_id for row in found if row.state == "sending"]:
+        _never_sent(tx, lost)
+    for kind, put in (("expired", _expired), ("late", _too_old), ("early", _wait)):
+        if by_start[kind]:
+            put(tx, by_start[kind])
+    return by_start["send"]
+
+
+def _never_sent(tx: Tx, unit_ids: Sequence[int]) -> None:
+    """Forget the attempt of those that have no customer: no byte of them had left."""
+    units = table(UnitRow)
+    tx.session.execute(
+        update(units)
+        .where(units.c.id.in_(unit_ids), units.c.stripe_customer_id.is_(None))
+        .values(first_attempt_at=None, resend_until=None)
     )
 
 
-def _decide(unit: UnitRow, verdict: Verdict, *, undecided: bool) -> None:
-    """What `verdict` makes of the unit. `undecided`: an earlier attempt may have been applied."""
-    match verdict:
-        case Accepted():
-            advance(unit, "accept")
-            unit.reason = None
-        case Quarantined(code, message):
-            advance(unit, "refuse")
-            doubt = "; an earlier attempt without an answer may have been applied"
-            unit.reason = f"{code}: {message}{doubt if undecided else ''}"
-        case Held(reason):
-            advance(unit, "hold")
-            unit.reason = reason
-        case Ambiguous(reason):
-            advance(unit, "lose")
-            unit.reason = reason
-        case Busy() | AccountPaused() | Parked():
-            _not_taken(unit, verdict, undecided=undecided)
+def _expired(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
+    """Reconciliation decides; until then the lane rests, for it may have one such unit only."""
+    units = table(UnitRow)
+    lost = [row.unit_id for row in rows if row.state == "sending"]
+    tx.session.execute(
+        update(units)
+        .where(units.c.id.in_(lost))
+        .values(state="ambiguous", reason="its sender ended without an answer", updated_at=tx.now)
+    )
+    _rest(tx, [row.lane_id for row in rows])
 
 
-def _not_taken(unit: UnitRow, verdict: Busy | AccountPaused | Parked, *, undecided: bool) -> None:
-    """This attempt was certainly not applied; that says nothing of an earlier one."""
-    unit.reason = verdict.reason if isinstance(verdict, Parked) else None
-    if undecided:
-        advance(unit, "lose")
+def _too_old(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
+    units = table(UnitRow)
+    tx.session.execute(
+        update(units)
+        .where(units.c.id.in_([row.unit_id for row in rows]))
+        .values(
+            state="held",
+            reason="too old: Stripe takes usage of the last 35 days",
+            first_attempt_at=None,
+            resend_until=None,
+            updated_at=tx.now,
+        )
+    )
+    lane_rows.look_again(tx, [row.lane_id for row in rows])
+
+
+def _wait(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
+    """Usage from ahead of now, by a clock that is wrong somewhere: it may be in time soon."""
+    lanes = table(LaneRow)
+    tx.session.execute(
+        update(lanes)
+        .where(lanes.c.id.in_([row.lane_id for row in rows]))
+        .values(blocked_until=tx.now + timedelta(minutes=1))
+    )
+
+
+def _rest(tx: Tx, lane_ids: Sequence[int]) -> None:
+    if not lane_ids:
         return
-    advance(unit, "park" if isinstance(verdict, Parked) else "postpone")
-    unit.first_attempt_at = None
+    lanes = table(LaneRow)
+    tx.session.execute(
+        update(lanes)
+        .where(lanes.c.id.in_(lane_ids))
+        .values(waiting=False, lease_owner=None, leased_until=tx.now)
+    )
 
 
-def _pause(tx: Tx, account_id: str, message: str) -> None:
-    tx.session.exec(
+def _claim(tx: Tx, account_id: str, row: "Row[Any]") -> Claim:
+    sent = row.state == "ambiguous" or row.stripe_customer_id is not None
+    undecided = sent and row.first_attempt_at is not None
+    return Claim(
+        unit_id=row.unit_id,
+        lane_id=row.lane_id,
+        organization_id=row.organization_id,
+        account_id=account_id,
+        customer_id=row.customer_id,
+        identity_field=row.identity_field,
+        identity_value=row.identity_value,
+        event_name=row.event_name,
+        hour=row.hour,
+        occurred_at=row.occurred_at,
+        quantity=row.quantity,
+        events=row.events,
+        identifier=row.identifier,
+        stripe_customer_id=row.stripe_customer_id,
+        attempts=row.attempts + 1,
+        first_attempt_at=row.first_attempt_at if undecided else tx.now,
+        undecided=undecided,
+        failures=row.failures,
+    )
+
+
+def _attempts(tx: Tx, unit_ids: Sequence[int]) -> dict[int, int]:
+    """Which attempt each unit that is being sent is at."""
+    units = table(UnitRow)
+    rows = tx.session.execute(
+        select(units.c.id, units.c.attempts).where(
+            units.c.id.in_(unit_ids), units.c.state == "sending"
+        )
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def _decide(tx: Tx, result: Outcome, unit_ids: Sequence[int]) -> None:
+    values: dict[str, Any] = {"state": result.state, "reason": result.reason}
+    if not result.attempted:
+        values |= {"first_attempt_at": None, "resend_until": None}
+    if result.state == "accepted":
+        values["accepted_at"] = tx.now
+    units = table(UnitRow)
+    tx.session.execute(
+        update(units).where(units.c.id.in_(unit_ids)).values(updated_at=tx.now, **values)
+    )
+
+
+def _free(tx: Tx, settled: Iterable[tuple[Claim, Verdict]]) -> None:
+    """End the leases. The lanes are locked, so no unit can come in unseen in between."""
+    pauses: dict[tuple[float, int], list[int]] = defaultdict(list)
+    for one, said in settled:
+        pause = pause_s(said, one.failures)
+        pauses[pause, one.failures + 1 if pause else 0].append(one.lane_id)
+    lanes = table(LaneRow)
+    for (pause, failures), lane_ids in pauses.items():
+        tx.session.execute(
+            update(lanes)
+            .where(lanes.c.id.in_(lane_ids))
+            .values(
+                failures=failures,
+                blocked_until=tx.now + timedelta(seconds=pause),
+                lease_owner=None,
+                leased_until=tx.now,
+            )
+        )
+        lane_rows.look_again(tx, lane_ids)
+
+
+def _pause(tx: Tx, account_id: str, verdict: AccountPaused) -> None:
+    state = "deauthorized" if verdict.deauthorized else "paused"
+    tx.session.execute(
         update(StripeAccountRow)
         .where(col(StripeAccountRow.id) == account_id)
-        .values(state="paused", reason=message)
+        .values(state=state, reason=verdict.message)
     )
-
-
-def _locked_lane(tx: Tx, lane_id: int) -> LaneRow:
-    return tx.session.exec(
-        select(LaneRow).where(LaneRow.id == lane_id).with_for_update(key_share=True)
-    ).one()
-
-
-def _free(tx: Tx, lane: LaneRow) -> None:
-    """End the lease. The lane is locked, so no unit can come in unseen between the two steps."""
-    tx.session.flush()
-    rest = select(UnitRow.id).where(UnitRow.lane_id == lane.id, _PENDING).limit(1)
-    lane.waiting = tx.session.exec(rest).one_or_none() is not None
-    lane.lease_owner, lane.leased_until = None, tx.now
-    tx.session.flush()

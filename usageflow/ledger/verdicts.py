@@ -6,6 +6,8 @@ Pure: the answers themselves are read in `usageflow.stripe`, the verdicts applie
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+RATE_PAUSE_S: Final = 0.2
+"""Pause of a lane after a refusal that concerns the whole account, whose rate is lowered for it."""
 UNDECIDED_PAUSE_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
 """Pauses after answers that were lost."""
 BUSY_PAUSE_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -35,16 +37,24 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class AccountPaused:
-    """Stripe refuses the key or the connection: nothing of this account can be sent."""
+    """Stripe refuses the key or the connection: nothing of this account can be sent.
+
+    `deauthorized`: the account's owner has withdrawn it, so that another key would not help.
+    """
 
     message: str
+    deauthorized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Stripe did not take the unit now. `retry_after_s` is its own wish, if it told one."""
+    """Stripe did not take the unit now. `retry_after_s` is its own wish, if it told one.
+
+    `account`: it is the rate of the whole account that was too high, not this lane's.
+    """
 
     retry_after_s: float | None = None
+    account: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,8 @@ def pause_s(verdict: Verdict, failures: int) -> float:
     match verdict:
         case Busy(retry_after_s=wish) if wish is not None:
             return min(max(wish, BUSY_PAUSE_S[0]), RETRY_AFTER_S_MAX)
+        case Busy(account=True):
+            return RATE_PAUSE_S
         case Busy():
             return _step(BUSY_PAUSE_S, failures)
         case Ambiguous():
