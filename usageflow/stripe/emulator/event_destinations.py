@@ -52,7 +52,7 @@ def retrieve(account: Account, call: Call, _now: datetime) -> Reply:
 
 
 def list_all(account: Account, call: Call, _now: datetime) -> Reply:
-    """`GET /v2/core/event_destinations`, newest first."""
+    """`GET /v2/core/event_destinations`, newest first; all there may be fit into one page."""
     included = call.params.get("include", ())
     destinations = reversed(listeners.of(account, DESTINATION).values())
     shown = [_shown(account, destination, included) for destination in destinations]
