@@ -14,6 +14,7 @@ from usageflow.db.session import Database
 from usageflow.db.tables import StripeAccountRow, StripeMeterRow
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
+from usageflow.ledger.attempts import Limits
 from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import Verdict
 
@@ -51,6 +52,8 @@ class Ledger:
             results = store.append(tx, self.organization_id, lines, unknown_metric=unknown_metric)
         return [result.status for result in results]
 
+    limits = Limits(resend_s_max=72_000)
+
     def connect(self, **formulas: str) -> None:
         """Connect a Stripe account with a meter for each event name."""
         with self.database.transaction() as tx:
@@ -82,7 +85,7 @@ class Ledger:
         """Claim units, with leases of a minute, and bind them to a customer of their own."""
         with self.database.transaction() as tx:
             claims = units.claim(
-                tx, "account-1", owner=owner, limit=limit, lease_s=60, resend_s_max=72_000
+                tx, "account-1", owner=owner, limit=limit, lease_s=60, limits=self.limits
             )
             if not bind:
                 return claims

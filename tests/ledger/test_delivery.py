@@ -141,4 +141,6 @@ def check(ledger: "Ledger", events: list[dict[str, Any]]) -> None:
         assert (row.unit_id is not None) == (row.state == "counted" and row.event_name is not None)
     for unit in units.values():
         mine = [row for row in rows if row.unit_id == unit.id]
-        assert (sum(row.quantity for row in mine), len(mine)) == (unit.quantity, unit.events)
+        parts = [one.quantity for one in units.values() if one.parent_id == unit.id]
+        carried = Decimal(0) if unit.kind == "part" else sum(parts, unit.quantity)
+        assert (sum(row.quantity for row in mine), len(mine)) == (carried, unit.events)

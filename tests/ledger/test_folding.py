@@ -16,8 +16,8 @@ from usageflow.db.tables import (
     UsageEventRow,
     table,
 )
-from usageflow.ledger import folding
-from usageflow.ledger.folding import Lane, identifier
+from usageflow.ledger import boundaries, folding
+from usageflow.ledger.identifiers import identifier
 from usageflow.ledger.verdicts import Accepted
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ def test_what_is_being_sent_is_not_added_to(ledger: "Ledger", line: "LineOf") ->
     [
         (["999999999999998", 1, 1], ["999999999999999", "1"]),
         (["99999999999999", "0.1", "0.01"], ["99999999999999.1", "0.01"]),
-        (["1234567890123456", 1, 2], ["1234567890123456", "3"]),
         (["0.000000000001", "0.000000000001", "1000"], ["0.000000000002", "1000"]),
     ],
 )
@@ -122,6 +121,38 @@ def test_a_sum_stays_within_the_digits_stripe_takes(
         ledger.append(line(event_name="used", quantity=quantity))
     assert [f"{quantity:f}" for _, _, quantity, _ in shape(ledger)] == units
     assert [state for state, *_ in shape(ledger)] == ["sealed", "open"]
+
+
+def test_a_quantity_too_large_for_one_unit_is_carried_by_parts(
+    ledger: "Ledger", line: "LineOf"
+) -> None:
+    """They add up to it, each of at most 15 digits; what comes next is folded apart from them."""
+    ledger.connect(used="sum", each="count")
+    ledger.append(line(event_name="used"), line(event_name="used", quantity="1234567890123456.5"))
+    ledger.append(line(event_name="used", quantity=2), line(event_name="each", quantity=10**15))
+    first, *parts, last, counted = ledger.rows(UnitRow)
+    assert (first.quantity, last.quantity, counted.quantity) == (1, 2, 10**15)
+    assert sum(part.quantity for part in parts) == Decimal("1234567890123456.5")
+    assert [part.kind for part in parts] == ["usage", "part", "part"]
+    assert {part.parent_id for part in parts[1:]} == {parts[0].id}
+    assert [part.state for part in (first, *parts, last)] == ["sealed"] * 4 + ["open"]
+    metered = {lane.event_name: lane.metered for lane in ledger.rows(LaneRow)}
+    assert metered == {"used": Decimal("1234567890123459.5"), "each": Decimal(10**15)}
+
+
+def test_no_unit_crosses_a_boundary(ledger: "Ledger", line: "LineOf") -> None:
+    """Usage before a moment that divides the hour never shares a unit with usage after it."""
+    ledger.connect(used="sum")
+    at = [ledger.clock.now + timedelta(minutes=minutes) for minutes in (0, 10, 20, 30)]
+    ledger.append(line(event_name="used", occurred_at=at[0]))
+    (lane,) = ledger.rows(LaneRow)
+    with ledger.database.transaction() as tx:
+        boundaries.add(tx, [lane.id], at[2], "period")
+    for quantity, moment in ((2, at[1]), (4, at[2]), (8, at[3]), (16, at[0])):
+        ledger.append(line(event_name="used", quantity=quantity, occurred_at=moment))
+    assert [quantity for _, _, quantity, _ in shape(ledger)] == [1, 2, 12, 16]
+    with ledger.database.reading() as tx:
+        assert boundaries.of(tx, [lane.id]) == {lane.id: (at[2],)}
 
 
 def test_usage_before_the_account_is_picked_up(ledger: "Ledger", line: "LineOf") -> None:
@@ -162,13 +193,15 @@ def test_an_identifier_is_the_same_for_ever(ledger: "Ledger", line: "LineOf") ->
     ledger.append(line(event_name="used"))
     (unit,), (lane,) = ledger.rows(UnitRow), ledger.rows(LaneRow)
     (installation,) = ledger.rows(InstallationRow)
-    key = Lane(lane.id, lane.customer_id, "used", folds=True)
-    again = identifier(installation.id, "account-1", key, unit.hour, 1)
+    place = {"hour": unit.hour, "sequence": 1}
+    again = identifier(
+        installation.id, "account-1", customer_id=lane.customer_id, event_name="used", **place
+    )
     assert again == unit.identifier
-    shifted = Lane(lane.id, lane.customer_id + "u", "sed", folds=True)
-    assert identifier(installation.id, "account-1", shifted, unit.hour, 1) != again
+    shifted = {"customer_id": lane.customer_id + "u", "event_name": "sed"}
+    assert identifier(installation.id, "account-1", **shifted, **place) != again
     assert (
-        identifier("i", "a", Lane(1, "c", "e", folds=True), unit.hour, 1)
+        identifier("i", "a", customer_id="c", event_name="e", **place)
         == "uf1_45brnycwkcfaslbz2auwcqohs4qjlfbfnfyph7rsxyaw45fskchq"
     )
 

@@ -10,7 +10,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from usageflow.db.tables import UNIT_STATES, LaneRow, StripeAccountRow, UnitRow, table
-from usageflow.ledger import units
+from usageflow.ledger import resolution, units
+from usageflow.ledger.attempts import Limits
+from usageflow.ledger.lanes import PENDING
+from usageflow.ledger.unit_states import TRANSITIONS, advance
 from usageflow.ledger.verdicts import (
     Accepted,
     AccountPaused,
@@ -191,32 +194,70 @@ def test_a_later_answer_does_not_decide_an_earlier_silence(busy_ledger: "Ledger"
     )
 
 
-def test_past_the_window_a_unit_is_held_not_sent(busy_ledger: "Ledger", line: "LineOf") -> None:
-    """20 hours after its first attempt an undecided unit needs a human; its lane goes on."""
+def test_past_the_window_a_unit_is_not_sent_again(busy_ledger: "Ledger", line: "LineOf") -> None:
+    """20 hours after its first attempt an undecided unit, and so its lane, waits to be compared."""
     (claim,) = busy_ledger.claim()
     busy_ledger.settle(claim, Ambiguous("timeout"))
-    busy_ledger.clock.advance(20 * HOUR_S)
+    busy_ledger.clock.advance(20 * HOUR_S - 1)
     (claim,) = busy_ledger.claim()
     busy_ledger.settle(claim, Ambiguous("timeout"))
     busy_ledger.append(line(event_name="used", quantity=100))
     busy_ledger.clock.advance(60)
+    assert busy_ledger.claim() == []
+    assert [unit.state for unit in busy_ledger.rows(UnitRow)] == ["ambiguous", "open"]
+    with busy_ledger.database.transaction() as tx:
+        resolution.settled(tx, [tx.session.get_one(UnitRow, claim.unit_id)])
     (following,) = busy_ledger.claim()
     assert following.quantity == 100
-    held = busy_ledger.rows(UnitRow)[0]
-    assert held.state == "held"
-    assert held.reason == (
-        "sent first at 2026-11-21 12:00 UTC without a known outcome; "
-        "Stripe no longer tells it from a new one"
-    )
 
 
-def test_the_last_unit_of_a_lane_can_be_held(busy_ledger: "Ledger") -> None:
-    """Then there is nothing to claim, and the lane rests."""
-    (claim,) = busy_ledger.claim()
-    busy_ledger.settle(claim, Ambiguous("timeout"))
+def test_a_lost_sender_past_the_window_leaves_a_doubt(busy_ledger: "Ledger") -> None:
+    """Its unit may have been sent; nobody sends it again, and the lane rests."""
+    busy_ledger.claim()
     busy_ledger.clock.advance(21 * HOUR_S)
     assert busy_ledger.claim() == []
+    assert (only(busy_ledger).state, lane(busy_ledger).waiting) == ("ambiguous", False)
+
+
+@pytest.mark.parametrize("skew_s", [1, -1])
+def test_the_clock_that_makes_an_attempt_older_decides(
+    busy_ledger: "Ledger", skew_s: float
+) -> None:
+    """Whichever of the two clocks is ahead, by hours: nothing is sent again past its window."""
+    busy_ledger.limits = Limits(resend_s_max=72_000, skew_s=skew_s * 5 * HOUR_S)
+    (claim,) = busy_ledger.claim()
+    busy_ledger.settle(claim, Ambiguous("timeout"))
+    busy_ledger.clock.advance(15 * HOUR_S)
+    assert busy_ledger.claim() == []
+
+
+def test_a_clock_that_is_set_back_makes_every_window_doubtful(busy_ledger: "Ledger") -> None:
+    """Nobody knows then how long ago the first attempt was."""
+    (claim,) = busy_ledger.claim()
+    busy_ledger.settle(claim, Ambiguous("timeout"))
+    busy_ledger.clock.advance(-61)
+    assert busy_ledger.claim() == []
+    busy_ledger.clock.advance(3600)
+    assert busy_ledger.claim() == []
+    assert only(busy_ledger).state == "ambiguous"
+
+
+def test_usage_that_stripe_would_refuse_for_its_age_is_held(busy_ledger: "Ledger") -> None:
+    """It is checked before the first byte; what was tried before goes on as undecided."""
+    busy_ledger.limits = Limits(resend_s_max=72_000, late_s_max=35 * 24 * HOUR_S)
+    busy_ledger.clock.advance(36 * 24 * HOUR_S)
+    assert busy_ledger.claim() == []
     assert (only(busy_ledger).state, lane(busy_ledger).waiting) == ("held", False)
+    assert "35 days" in str(only(busy_ledger).reason)
+
+
+def test_usage_from_ahead_of_now_waits_until_it_is_time(busy_ledger: "Ledger") -> None:
+    """Stripe takes five minutes; a wrong clock somewhere must not cost the usage."""
+    busy_ledger.limits = Limits(resend_s_max=72_000, ahead_s_max=300, skew_s=-400)
+    assert busy_ledger.claim() == []
+    busy_ledger.clock.advance(101)
+    (claim,) = busy_ledger.claim()
+    assert claim.quantity == 3
 
 
 def test_a_lost_sender_leaves_an_undecided_unit(busy_ledger: "Ledger") -> None:
@@ -340,22 +381,22 @@ def test_counts_for_the_status(busy_ledger: "Ledger", line: "LineOf") -> None:
 
 def test_transitions_lead_between_known_states() -> None:
     """Every step starts and ends in a state of the table; what is settled is never left."""
-    starts = {state for state, _ in units.TRANSITIONS}
-    assert starts | set(units.TRANSITIONS.values()) == set(UNIT_STATES)
+    starts = {state for state, _ in TRANSITIONS}
+    assert starts | set(TRANSITIONS.values()) == set(UNIT_STATES)
     assert not starts & {"settled", "reissued", "written_off"}
 
 
 def test_a_step_that_does_not_exist_is_our_mistake(busy_ledger: "Ledger") -> None:
     """An open unit cannot be accepted."""
     with pytest.raises(KeyError):
-        units.advance(only(busy_ledger), "accept")
+        advance(only(busy_ledger), "accept")
 
 
 def test_a_backlog_is_claimed_through_indexes(busy_ledger: "Ledger") -> None:
     """The partial indexes serve the queries that find the next unit."""
     if busy_ledger.database.dialect != "sqlite":
         pytest.skip("PostgreSQL chooses by statistics, which a small table does not have")
-    for condition, index in [(units._UNDECIDED, "undecided"), (units._PENDING, "pending")]:
+    for condition, index in [(units._UNDECIDED, "undecided"), (PENDING, "pending")]:
         statement = select(UnitRow).where(col(UnitRow.lane_id) == 1, condition)
         with busy_ledger.database.reading() as tx:
             engine = tx.session.get_bind()

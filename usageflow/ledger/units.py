@@ -78,8 +78,8 @@ def claim(
     what is too far ahead waits. Nothing is claimed of a paused account. A clock that was ahead for
     a moment stops no lane: no block is longer than the longest pause.
     """
-    account = tx.session.get_one(StripeAccountRow, account_id)
-    if account.state != "active":
+    account = tx.session.get(StripeAccountRow, account_id)
+    if account is None or account.state != "active":
         return []
     _mind_the_clock(tx, account)
     found = _next_units(tx, account_id, limit)
@@ -238,7 +238,7 @@ def _next_units(tx: Tx, account_id: str, limit: int) -> "Sequence[Row[Any]]":
             or_(lanes.c.lease_owner.is_(None), lanes.c.leased_until <= tx.now),
             or_(lanes.c.blocked_until <= tx.now, lanes.c.blocked_until > tx.now + _PAUSE_MAX),
         )
-        .order_by(lanes.c.oldest_at, lanes.c.id)
+        .order_by(lanes.c.oldest_at, lanes.c.leased_until)
         .limit(limit)
         .with_for_update(of=lanes, skip_locked=True, key_share=True)
     ).all()

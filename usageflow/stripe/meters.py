@@ -1,30 +1,59 @@
 """The meters of an account, as last listed: how they add up decides what may be folded."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from usageflow.db.session import Database
 from usageflow.db.tables import StripeMeterRow
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter
 
+SOON_S: Final = 30.0
+"""How soon meters are listed again when one came up that is not among them."""
 
-def refresh(db: Database, account_id: str, gateway: StripeGateway) -> Mapping[str, Meter]:
-    """List the meters, store them, and give them by event name. Stripe never deletes a meter.
 
-    Raises DeliveryError if Stripe cannot be asked.
+class Meters:
+    """What is known of an account's meters. Safe to use from several threads.
+
+    `known`: they have been listed. `wanted`: they should be listed soon, for one came up that is
+    new, or Stripe told that one has changed.
     """
-    meters = {meter.event_name: meter for meter in gateway.list_meters()}
-    with db.transaction() as tx:
-        for meter in meters.values():
-            tx.session.merge(
-                StripeMeterRow(
-                    account_id=account_id,
-                    event_name=meter.event_name,
-                    meter_id=meter.meter_id,
-                    formula=meter.formula,
-                    status=meter.status,
-                    event_time_window=meter.time_window,
-                    refreshed_at=tx.now,
+
+    def __init__(self, db: Database, account_id: str, gateway: StripeGateway) -> None:
+        self._db = db
+        self._account_id = account_id
+        self._gateway = gateway
+        self._meters: Mapping[str, Meter] = {}
+        self.known = False
+        self.wanted = True
+
+    def get(self, event_name: str) -> Meter:
+        """The meter of an event name; one that was never listed is taken for a plain `sum`."""
+        meter = self._meters.get(event_name)
+        if meter is None:
+            self.wanted = True
+            return Meter(event_name=event_name)
+        return meter
+
+    def refresh(self) -> int:
+        """List the meters and store them; how many there are. Stripe never deletes a meter.
+
+        Raises DeliveryError if Stripe cannot be asked.
+        """
+        self.wanted = False
+        meters = {meter.event_name: meter for meter in self._gateway.list_meters()}
+        with self._db.transaction() as tx:
+            for meter in meters.values():
+                tx.session.merge(
+                    StripeMeterRow(
+                        account_id=self._account_id,
+                        event_name=meter.event_name,
+                        meter_id=meter.meter_id,
+                        formula=meter.formula,
+                        status=meter.status,
+                        event_time_window=meter.time_window,
+                        refreshed_at=tx.now,
+                    )
                 )
-            )
-    return meters
+        self._meters, self.known = meters, True
+        return len(meters)
