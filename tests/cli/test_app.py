@@ -18,6 +18,7 @@ COMMANDS = {
     "proxy",
     "demo",
     "usage",
+    "statement",
     "inbox",
     "endpoints",
     "keys",

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from usageflow._version import __version__
 from usageflow.api.edge import EdgeEndpoints
+from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
 from usageflow.api.signup import SignupPages
 from usageflow.config import Settings
@@ -43,6 +44,7 @@ def create_api(
             Route("/readyz", _readiness(db), methods=["GET"]),
             *EdgeEndpoints(db, settings, on_events).routes(),
             *SignupPages(db).routes(),
+            *MetricsEndpoint(db, settings).routes(),
         ],
         exception_handlers={
             HTTPException: _refused,

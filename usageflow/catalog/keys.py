@@ -14,7 +14,7 @@ from usageflow.db.session import Tx
 from usageflow.db.tables import ApiKeyRow
 from usageflow.errors import ConfigurationError
 
-SCOPES: Final = ("usage.write", "usage.read", "policies.write")
+SCOPES: Final = ("usage.write", "usage.read", "policies.write", "metrics.read")
 """What a key may be allowed to do."""
 PREFIX_CHARS: Final = 12
 """How much of a key is shown afterwards: `uf_live_` and four characters of 48."""

@@ -23,6 +23,7 @@ from usageflow.cli import (
     proxy,
     serve,
     spool,
+    statement,
     up,
     usage,
 )
@@ -41,6 +42,7 @@ app.command("serve")(serve.serve)
 app.command("proxy")(proxy.proxy)
 app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(demo.demo)
 app.command("usage")(usage.usage)
+app.command("statement")(statement.statement)
 app.command("inbox")(inbox.inbox)
 app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")

@@ -23,7 +23,8 @@ OrganizationOption = Annotated[str, typer.Option("--organization", help="whose k
 def create(
     name: Annotated[str, typer.Option(help="what the key is for, such as the edge's name")],
     scope: Annotated[
-        list[str], typer.Option(help="usage.write, usage.read, policies.write; repeatable")
+        list[str],
+        typer.Option(help="usage.write, usage.read, policies.write, metrics.read; repeatable"),
     ],
     organization: OrganizationOption = "default",
     database: DatabaseOption = None,
