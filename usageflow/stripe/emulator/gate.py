@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from http import HTTPStatus
 from typing import Final
 
 from starlette.requests import Request
@@ -75,8 +76,9 @@ class Gate:
             return target
         call = await self._read(account, target, request)
         if isinstance(call, Reply):
-            refused = "refused" if call.status != 429 else target.operation.route  # noqa: PLR2004 - HTTP
-            account.calls[refused, str(call.status)] += 1
+            limited = call.status == HTTPStatus.TOO_MANY_REQUESTS
+            route = target.operation.route if limited else "refused"
+            account.calls[route, str(call.status)] += 1
             return call
         account.attempts.update(meter_event_stream.identifiers(call))
         reply = await self._guarded(account, call, request)

@@ -1,4 +1,4 @@
-"""The emulator as a whole over TCP: keys, accounts, idempotency, faults, lanes, replies' shapes."""
+"""Calls to the emulator over TCP: keys, accounts, limits, idempotency, faults, lanes, shapes."""
 
 import asyncio
 import json
