@@ -59,6 +59,26 @@ class AccountAccess:
         )
 
 
+def platform_key(settings: Settings) -> str:
+    """The key of our Connect platform. Raises ConfigurationError if we are none."""
+    if settings.stripe_client_id is None or settings.stripe_api_key is None:
+        raise ConfigurationError(
+            "connecting accounts needs a Connect platform: set USAGEFLOW_STRIPE_CLIENT_ID, and "
+            "USAGEFLOW_STRIPE_API_KEY to the platform's secret key"
+        )
+    return settings.stripe_api_key
+
+
+def platform(settings: Settings) -> StripeGateway:
+    """Stripe as our platform sees it; to be closed by the caller. Raises ConfigurationError."""
+    return StripeGateway(
+        platform_key(settings),
+        timeout_s=settings.stripe_timeout_s,
+        base=settings.stripe_api_base,
+        client_id=settings.stripe_client_id,
+    )
+
+
 def start(tx: Tx, settings: Settings, organization_id: str) -> None:
     """What a start does: the environment's key serves its account, and paused ones try again.
 
