@@ -22,6 +22,7 @@ from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
 from usageflow.api.signup import SignupPages
+from usageflow.api.stripe_connect import StripeConnectPages
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import DatabaseError
@@ -44,6 +45,7 @@ def create_api(
             Route("/readyz", _readiness(db), methods=["GET"]),
             *EdgeEndpoints(db, settings, on_events).routes(),
             *SignupPages(db).routes(),
+            *StripeConnectPages(db, settings).routes(),
             *MetricsEndpoint(db, settings).routes(),
         ],
         exception_handlers={
