@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from usageflow.stripe.emulator.contract import Call
+from usageflow.stripe.emulator.invoice import DEFAULT_CURRENCY
 from usageflow.stripe.emulator.paging import page, within
 from usageflow.stripe.emulator.replies import Reply, error, ok
 from usageflow.stripe.emulator.state import Account
@@ -62,7 +63,7 @@ def _shown(account: Account) -> dict[str, Any]:
         "object": "account",
         "charges_enabled": True,
         "country": "US",
-        "default_currency": "usd",
+        "default_currency": DEFAULT_CURRENCY,
         "details_submitted": True,
         "email": None,
         "metadata": {},

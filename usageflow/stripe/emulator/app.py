@@ -16,9 +16,12 @@ from usageflow.stripe.emulator import (
     control,
     customers,
     event_destinations,
+    invoice_items,
+    invoices,
     meter_event_stream,
     meter_events,
     meters,
+    payments,
     snapshots,
     summaries,
     thin_events,
@@ -55,6 +58,7 @@ def create_emulator(
             *control.routes(world),
             *webhooks.routes(world, post),
             *connect.routes(world),
+            *payments.routes(world),
             Route("/{path:path}", gate.respond, methods=methods),
         ]
     )
@@ -74,4 +78,6 @@ def _handlers(world: World) -> dict[str, Handler]:
         **webhook_endpoints.HANDLERS,
         **event_destinations.HANDLERS,
         **accounts.handlers(world),
+        **invoices.HANDLERS,
+        **invoice_items.HANDLERS,
     }

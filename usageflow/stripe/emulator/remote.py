@@ -120,6 +120,10 @@ class RemoteEmulator:
         """Let the owner of a connected account end its connection."""
         self._sent("POST", "deauthorize", {"account": account})
 
+    def decline_payments(self, count: int = 1) -> None:
+        """Let the next payments of invoices fail."""
+        self._sent("POST", "payments", {"decline": count})
+
     def settle(self, timeout_s: float = TIMEOUT_S) -> None:
         """Wait until no webhook waits. Raises TimeoutError."""
         end = time.monotonic() + timeout_s
