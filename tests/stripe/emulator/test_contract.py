@@ -1,6 +1,7 @@
 """The contract: which requests the API description allows, and how refusals are worded."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,9 +9,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usageflow.stripe.emulator import customers, forms, meter_events, meters, summaries
-from usageflow.stripe.emulator.contract import Call, Contract, coerce, stripe_contract
+from usageflow.stripe.emulator import (
+    adjustments,
+    customers,
+    forms,
+    meter_event_stream,
+    meter_events,
+    meters,
+    summaries,
+    thin_events,
+)
+from usageflow.stripe.emulator.contract import (
+    FORM,
+    Call,
+    Contract,
+    Target,
+    _fast,
+    coerce,
+    stripe_contract,
+)
+from usageflow.stripe.emulator.limits import STREAM
 from usageflow.stripe.emulator.replies import Reply
+from usageflow.stripe.emulator.world import World
 
 CUSTOMER = "/v1/customers/cus_1"
 METERS = "/v1/billing/meters"
@@ -25,6 +45,11 @@ METER = {
     "default_aggregation[formula]": "sum",
 }
 EVENT = {"event_name": "api_call", "payload[stripe_customer_id]": "cus_1", "payload[value]": "2"}
+ADJUSTMENTS = "/v1/billing/meter_event_adjustments"
+CANCEL = {"event_name": "api_call", "type": "cancel"}
+V2 = "/v2/billing/meter_event"
+V2_EVENT = {"event_name": "api_call", "payload": {"value": "2"}}
+V2_CANCEL = {**CANCEL, "cancel": {"identifier": "x"}}
 SUMMARIES = {"customer": "cus_1", "start_time": "0", "end_time": "60"}
 
 VALID = [
@@ -58,6 +83,19 @@ VALID = [
         {**EVENT, "timestamp": "5", "identifier": "x" * 100},
         "PostBillingMeterEvents",
     ),
+    (
+        "POST",
+        ADJUSTMENTS,
+        {**CANCEL, "cancel[identifier]": "x"},
+        "PostBillingMeterEventAdjustments",
+    ),
+    ("POST", f"{V2}s", {**V2_EVENT, "identifier": "x"}, "PostV2BillingMeterEvents"),
+    ("POST", f"{V2}_session", {}, "PostV2BillingMeterEventSession"),
+    ("POST", f"{V2}_stream", {"events": [V2_EVENT]}, "PostV2BillingMeterEventStream"),
+    ("POST", f"{V2}_adjustments", V2_CANCEL, "PostV2BillingMeterEventAdjustments"),
+    ("GET", "/v2/core/events", {"types[0]": "a", "created[gt]": "b"}, "GetV2CoreEvents"),
+    ("GET", "/v2/core/events", {"limit": "5", "page": "5"}, "GetV2CoreEvents"),
+    ("GET", "/v2/core/events/evt_1", {}, "GetV2CoreEventsId"),
 ]
 
 INVALID = [
@@ -96,13 +134,21 @@ INVALID = [
     ("POST", EVENTS, {**EVENT, "identifier": "x" * 101}, "identifier", None),
     ("POST", EVENTS, {**EVENT, "timestamp": "now"}, "timestamp", NOT_INTEGER),
     ("POST", EVENTS, {**EVENT, "value": "1"}, "value", UNKNOWN),
+    ("POST", ADJUSTMENTS, {**CANCEL, "cancel[id]": "x"}, "cancel[id]", UNKNOWN),
+    ("POST", f"{V2}s", {**V2_EVENT, "payload": {"value": 2}}, "payload[value]", None),
+    ("POST", f"{V2}s", {**V2_EVENT, "timestamp": 5}, "timestamp", None),
+    ("POST", f"{V2}_stream", {"events": [{"event_name": "a"}]}, "events[0][payload]", MISSING),
+    ("POST", f"{V2}_stream", {"events": [{**V2_EVENT, "x": "1"}]}, "events[0][x]", UNKNOWN),
+    ("POST", f"{V2}_adjustments", CANCEL, "cancel", MISSING),
+    ("GET", "/v2/core/events", {"type": "a"}, "type", UNKNOWN),
+    ("GET", "/v2/core/events/evt_1", {"page": "a"}, "page", UNKNOWN),
 ]
 
 
-def check(method: str, path: str, fields: dict[str, str]) -> Call | Reply:
-    """A request with `fields` where its method carries them."""
-    text = urlencode(fields)
+def check(method: str, path: str, fields: dict[str, Any]) -> Call | Reply:
+    """A request with `fields` where its method carries them, and as its version writes them."""
     inside = method == "POST"
+    text = json.dumps(fields) if inside and path.startswith("/v2/") else urlencode(fields)
     return stripe_contract().check(
         method, path, "" if inside else text, text.encode() if inside else b""
     )
@@ -110,7 +156,7 @@ def check(method: str, path: str, fields: dict[str, str]) -> Call | Reply:
 
 @pytest.mark.parametrize(("method", "path", "fields", "operation"), VALID)
 def test_valid_requests_become_calls(
-    method: str, path: str, fields: dict[str, str], operation: str
+    method: str, path: str, fields: dict[str, Any], operation: str
 ) -> None:
     """What Stripe allows is recognised as its operation; a literal path wins over a placeholder."""
     call = check(method, path, fields)
@@ -120,7 +166,7 @@ def test_valid_requests_become_calls(
 
 @pytest.mark.parametrize(("method", "path", "fields", "param", "code"), INVALID)
 def test_invalid_requests_are_refused_with_their_parameter(
-    method: str, path: str, fields: dict[str, str], param: str, code: str | None
+    method: str, path: str, fields: dict[str, Any], param: str, code: str | None
 ) -> None:
     """What Stripe does not allow is a 400 that names the parameter as Stripe writes it."""
     reply = check(method, path, fields)
@@ -140,9 +186,13 @@ def test_every_emulated_operation_is_in_both_tables() -> None:
         *customers.HANDLERS,
         *meters.HANDLERS,
         *meter_events.HANDLERS,
+        *meter_event_stream.handlers(World(lambda: datetime.now(UTC))),
+        *adjustments.HANDLERS,
         *summaries.HANDLERS,
+        *thin_events.HANDLERS,
     }
-    assert emulated == {case[3] for case in VALID} == refused
+    assert emulated == {case[3] for case in VALID}
+    assert emulated == refused | {"PostV2BillingMeterEventSession"}, "it has nothing to get wrong"
 
 
 def _matches(operation: Any, method: str, path: str) -> bool:
@@ -214,6 +264,66 @@ def test_a_body_the_description_does_not_have_is_ignored() -> None:
     """The SDK sends `{}` to the session endpoint, which has no body in the description."""
     call = stripe_contract().check("POST", "/v2/billing/meter_event_session", "", b"{}")
     assert isinstance(call, Call)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (f"{V2}s", {"stripe-version": "x", "content-type": "application/json"}, None),
+        (f"{V2}s", {"stripe-version": "x", "content-type": "application/json; charset=x"}, None),
+        (f"{V2}s", {"content-type": "application/json"}, 400),
+        (f"{V2}s", {"stripe-version": "x", "content-type": FORM}, 415),
+        (f"{V2}s", {"stripe-version": "x"}, 415),
+        (f"{V2}_session", {"stripe-version": "x"}, None),
+        (f"{V2}_session", {}, 400),
+        (EVENTS, {"content-type": FORM}, None),
+        (EVENTS, {}, None),
+        (EVENTS, {"content-type": "application/json"}, 400),
+    ],
+)
+def test_each_version_has_its_headers(
+    path: str, headers: dict[str, str], status: int | None
+) -> None:
+    """v2 needs a version and takes JSON; v1 takes forms, also from who does not say so."""
+    target = stripe_contract().find("POST", path)
+    assert isinstance(target, Target)
+    refusal = target.refused(headers)
+    assert status == (None if refusal is None else refusal.status)
+
+
+event_fields = st.fixed_dictionaries(
+    {},
+    optional={
+        "event_name": st.text(max_size=3) | st.integers(),
+        "payload": st.dictionaries(st.text(max_size=3), st.text(max_size=3) | st.integers())
+        | st.none(),
+        "identifier": st.text(max_size=3) | st.none(),
+        "timestamp": st.text(max_size=3) | st.integers(),
+        "other": st.text(max_size=3),
+    },
+)
+right_events = st.fixed_dictionaries(
+    {
+        "event_name": st.text(max_size=3),
+        "payload": st.dictionaries(st.text(max_size=3), st.text(max_size=3)),
+    },
+    optional={"identifier": st.text(max_size=3), "timestamp": st.text(max_size=3)},
+)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(st.lists(right_events, max_size=3), st.lists(event_fields, max_size=1))
+def test_the_fast_way_of_the_stream_allows_what_the_description_does(
+    right: list[dict[str, Any]], random: list[dict[str, Any]]
+) -> None:
+    """The type that reads streams and the schema agree, and give the same events."""
+    (target,) = [one for one in stripe_contract().operations if one.name == STREAM]
+    body = json.dumps({"events": [*right, *random]}).encode()
+    schema = target.body
+    assert schema is not None
+    document = json.loads(body)
+    fast = _fast(target, body)
+    assert fast == (document if schema.refusal(document) is None else None)
 
 
 def test_a_contract_is_made_of_any_description() -> None:

@@ -52,9 +52,10 @@ def test_the_journal_is_paged(
     ada = emulator.seed([{}], ["tokens"])[0]
     for value in range(5):
         use(sdk, ada, str(value))
-    rows = list(emulator.journal())
-    assert [row["value"] for row in rows] == ["0", "1", "2", "3", "4"]
-    assert [row["sequence"] for row in rows] == [1, 2, 3, 4, 5]
+    for every in (False, True):
+        rows = list(emulator.journal(every=every))
+        assert [row["value"] for row in rows] == ["0", "1", "2", "3", "4"]
+        assert [row["sequence"] for row in rows] == [1, 2, 3, 4, 5]
 
 
 def test_the_clock_can_be_set_and_moved(emulator: RemoteEmulator) -> None:
@@ -81,6 +82,12 @@ def test_thousands_of_customers_are_seeded_at_once(emulator: RemoteEmulator) -> 
         ("clock", {"ahead": 1}, "ahead"),
         ("clock", {"now": "2030-01-01T00:00:00"}, "time zone"),
         ("faults", [{"route": "/v1", "kind": "earthquake"}], "earthquake"),
+        ("faults", {"rules": [{"route": "/v1", "kind": "reset", "rate": 2}]}, "rate"),
+        ("faults", {"seed": 1}, "rules"),
+        ("limits", {"global_per_s": 0}, "global_per_s"),
+        ("settings", {"search_lag_s": -1}, "search_lag_s"),
+        ("settings", {"lag": 1}, "lag"),
+        ("reject", {"name": "tokens"}, "name"),
         ("seed", {"meters": [{"event_name": "a"}, {"event_name": "a"}]}, "already a meter"),
         ("seed", {"customers": [{"metadata": {"k": "v" * 501}}]}, "500 characters"),
     ],
@@ -95,24 +102,48 @@ def test_a_wrong_control_request_is_explained(
     assert message in answer.json()["error"]["message"]
 
 
-def test_seeding_needs_a_key(emulator: RemoteEmulator) -> None:
-    """The key says which account is seeded."""
-    assert httpx.post(f"{emulator.url}/_emulator/seed", json={}).status_code == 401
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "seed"), ("POST", "reject"), ("GET", "attempts")]
+)
+def test_what_concerns_an_account_needs_a_key(
+    emulator: RemoteEmulator, method: str, path: str
+) -> None:
+    """The key says which account is meant."""
+    answer = httpx.request(method, f"{emulator.url}/_emulator/{path}", json={})
+    assert answer.status_code == 401
+
+
+def test_what_was_set_is_shown_and_a_reset_forgets_it(emulator: RemoteEmulator) -> None:
+    """What is not named stays; a reset returns to what the emulator was started with."""
+    before = emulator.state()
+    assert before["limits"]["enforce"] is False
+    emulator.set(summary_lag_s=60)
+    emulator.set(rejection_samples=1)
+    emulator.limit(search_per_s=5)
+    after = emulator.state()
+    assert after["settings"] == {
+        **before["settings"],
+        "summary_lag_s": 60,
+        "rejection_samples": 1,
+    }
+    assert after["limits"] == {**before["limits"], "enforce": True, "search_per_s": 5}
+    emulator.reset()
+    again = emulator.state()
+    assert (again["settings"], again["limits"]) == (before["settings"], before["limits"])
+
+
+def test_lags_change_while_the_emulator_runs(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator
+) -> None:
+    """Accounts that are there already follow."""
+    emulator.seed([{"account_id": "acct_1"}])
+    query: Any = {"query": 'metadata["account_id"]:"acct_1"'}
+    assert len(sdk.v1.customers.search(query).data) == 1
+    emulator.set(search_lag_s=60)
+    assert sdk.v1.customers.search(query).data == []
 
 
 def test_a_journal_place_must_be_a_number(emulator: RemoteEmulator) -> None:
     """A wrong `after` is a 400."""
     answer = httpx.get(f"{emulator.url}/_emulator/journal", params={"after": "x"})
     assert answer.status_code == 400
-
-
-def test_the_page_shows_totals_and_no_key(
-    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator
-) -> None:
-    """A person sees who used what; text from outside is escaped."""
-    ada = emulator.seed([{"account_id": "<b>acct_1</b>"}], ["tokens"])[0]
-    use(sdk, ada, "42")
-    page = httpx.get(emulator.url).text
-    assert "account_id &lt;b&gt;acct_1&lt;/b&gt;" in page
-    assert '<td class="number">42</td>' in page
-    assert emulator.api_key not in page

@@ -5,6 +5,8 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from importlib import resources
 from typing import Any
 
@@ -50,6 +52,37 @@ def test_a_call_needs_a_key(
     assert message.replace("\\", "") in answer.json()["error"]["message"]
 
 
+def test_every_answer_has_a_request_id_and_the_emulated_time(emulator: RemoteEmulator) -> None:
+    """The `Date` is that of the settable clock, on refusals too."""
+    moment = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    emulator.set_clock(moment)
+    for auth in ((emulator.api_key, ""), ("nonsense", "")):
+        answer = httpx.get(f"{emulator.url}/v1/customers", auth=auth)
+        assert answer.headers["Request-Id"].startswith("req_")
+        (date,) = answer.headers.get_list("Date")
+        assert timedelta(0) <= parsedate_to_datetime(date) - moment < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("header", ["stripe-account", "stripe-context"])
+def test_either_header_names_a_connected_account(emulator: RemoteEmulator, header: str) -> None:
+    """`Stripe-Context` is the name of the same thing in v2."""
+    headers = {"authorization": f"Bearer {emulator.api_key}", "stripe-account": "acct_other"}
+    body: Any = {"customers": [{}]}
+    httpx.post(f"{emulator.url}/_emulator/seed", json=body, headers=headers).raise_for_status()
+    asked = {"authorization": f"Bearer {emulator.api_key}", header: "acct_other"}
+    assert len(httpx.get(f"{emulator.url}/v1/customers", headers=asked).json()["data"]) == 1
+
+
+def test_a_wrong_content_type_is_refused(emulator: RemoteEmulator) -> None:
+    """JSON is not for v1, and a form is not for v2."""
+    v1 = f"{emulator.url}/v1/customers"
+    assert httpx.post(v1, json={}, auth=(emulator.api_key, "")).status_code == 400
+    v2 = f"{emulator.url}/v2/billing/meter_events"
+    headers = {"stripe-version": "2026-10-28.endive"}
+    answer = httpx.post(v2, data={"a": "b"}, auth=(emulator.api_key, ""), headers=headers)
+    assert answer.status_code == 415
+
+
 def test_basic_authentication_is_accepted(emulator: RemoteEmulator) -> None:
     """`curl -u sk_test_...:` works as at Stripe, and every answer has a request id."""
     answer = httpx.get(f"{emulator.url}/v1/customers", auth=(emulator.api_key, ""))
@@ -92,8 +125,8 @@ def test_an_unknown_route_is_a_404(emulator: RemoteEmulator) -> None:
 
 def test_what_is_not_emulated_is_said_so(sdk: stripe_sdk.StripeClient) -> None:
     """A real operation that the emulator lacks is a 501, never a wrong answer."""
-    with pytest.raises(stripe_sdk.APIError, match="does not emulate GET /v1/invoices yet"):
-        sdk.v1.invoices.list()
+    with pytest.raises(stripe_sdk.APIError, match="does not emulate POST /v1/account_links yet"):
+        sdk.v1.account_links.create({"account": "acct_1", "type": "account_onboarding"})
 
 
 def test_a_repeated_idempotency_key_replays_the_first_answer(
@@ -243,6 +276,34 @@ def test_one_call_at_a_time_per_customer_and_meter(
     assert caught.value.error.code == "lock_timeout"
     assert "Stripe-Rate-Limited-Reason" not in caught.value.headers
     assert [row["identifier"] for row in emulator.journal()] == ["three", "one"]
+
+
+def test_v2_has_a_conflict_for_a_second_call(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator, event: Any
+) -> None:
+    """The lane is one for both versions; each refuses in its own words."""
+    second: Any = {**event, "identifier": "two"}
+    emulator.fault("slow", seconds=0.5)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(sdk.v1.billing.meter_events.create, event)
+        _wait_until(lambda: emulator.state()["faults"] == [])
+        with pytest.raises(stripe_sdk.APIError) as caught:
+            sdk.v2.billing.meter_events.create(second)
+        first.result(timeout=5)
+    assert caught.value.error is not None
+    assert caught.value.http_status == 409
+    assert caught.value.error.code == "too_many_concurrent_requests"
+
+
+def test_a_slow_answer_after_the_effect(
+    emulator: RemoteEmulator, connect: Connect, event: Any
+) -> None:
+    """The event counts at once; only the answer is late."""
+    impatient = connect(http_client=stripe_sdk.RequestsClient(timeout=0.2))
+    emulator.fault("slow", seconds=0.4, after_commit=True)
+    with pytest.raises(stripe_sdk.APIConnectionError):
+        impatient.v1.billing.meter_events.create(event)
+    assert len(list(emulator.journal())) == 1
 
 
 def test_a_slow_call_takes_effect_although_nobody_waits(

@@ -164,3 +164,42 @@ def test_formulas_aggregate_as_stripe_does(
     sdk.v1.billing.meter_events.create(event(customer, "8", "seats", timestamp=now))
     applied = {name: str(value) for (_, name), value in emulator.applied("account_id").items()}
     assert applied == {"calls": "2", "seats": "8"}
+
+
+def test_a_meter_reads_the_keys_it_was_made_with(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator, customer: str
+) -> None:
+    """Customer and value are under the names that the meter maps."""
+    sdk.v1.billing.meters.create(
+        {
+            "display_name": "Bytes",
+            "event_name": "bytes",
+            "default_aggregation": {"formula": "sum"},
+            "customer_mapping": {"type": "by_id", "event_payload_key": "who"},
+            "value_settings": {"event_payload_key": "size"},
+        }
+    )
+    payload = {"who": customer, "size": "9", "value": "1"}
+    sdk.v1.billing.meter_events.create({"event_name": "bytes", "payload": payload})
+    assert [(row["customer"], row["value"]) for row in emulator.journal()] == [(customer, "9")]
+
+
+def test_the_journal_tells_what_was_refused(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator, customer: str
+) -> None:
+    """A duplicate and a wrong event are entries of other kinds, with the code and the attempts."""
+    sdk.v1.billing.meter_events.create(event(customer, identifier="one"))
+    refusal(sdk, event(customer, identifier="one"))
+    refusal(sdk, event(customer, "five", identifier="two"))
+    refusal(sdk, event(customer, name="nothing", identifier="three"))
+    rows = [
+        (row["kind"], row["identifier"], row["code"], row["attempts"])
+        for row in emulator.journal(every=True)
+    ]
+    assert rows == [
+        ("applied", "one", None, 2),
+        ("duplicate", "one", "duplicate_meter_event", 2),
+        ("refused", "two", "meter_event_invalid_value", 1),
+        ("refused", "three", "no_meter", 1),
+    ]
+    assert emulator.attempts("four") == 0

@@ -108,3 +108,30 @@ def test_an_unknown_meter_has_no_summaries(sdk: stripe_sdk.StripeClient) -> None
     params: Any = {"customer": "cus_1", "start_time": 0, "end_time": 60}
     with pytest.raises(stripe_sdk.InvalidRequestError, match="No such meter"):
         sdk.v1.billing.meters.event_summaries.list("mtr_unknown", params)
+
+
+def test_summaries_lag_behind_when_told_to(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator
+) -> None:
+    """An event is seen after the lag, by the emulated clock."""
+    emulator.set(summary_lag_s=60)
+    metered = Metered(sdk, emulator)
+    metered.use("5", 0)
+    assert metered.summaries(0, HOUR_S) == [(0, HOUR_S, 0.0)]
+    emulator.advance(60)
+    assert metered.summaries(0, HOUR_S) == [(0, HOUR_S, 5.0)]
+
+
+def test_a_cancelled_event_is_gone_from_the_summaries(
+    sdk: stripe_sdk.StripeClient, emulator: RemoteEmulator
+) -> None:
+    """What was cancelled or rejected is in no sum."""
+    metered = Metered(sdk, emulator)
+    for value in ("1", "2", "4"):
+        metered.use(value, 0)
+    first, second, _ = (row["identifier"] for row in emulator.journal())
+    sdk.v1.billing.meter_event_adjustments.create(
+        {"event_name": "tokens", "type": "cancel", "cancel": {"identifier": first}}
+    )
+    emulator.reject(identifier=second)
+    assert metered.summaries(0, HOUR_S, value_grouping_window="hour") == [(0, HOUR_S, 4.0)]

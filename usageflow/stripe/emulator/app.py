@@ -21,6 +21,7 @@ from usageflow.stripe.emulator import (
     meter_event_stream,
     meter_events,
     meters,
+    page,
     payments,
     snapshots,
     summaries,
@@ -51,6 +52,7 @@ def create_emulator(
     settings = Settings(search_lag_s=search_lag_s, latency_s=latency_s)
     world = World(clock, settings=settings, limits=limits)
     post = Post(world, allow_remote=allow_remote_webhooks)
+    world.sections.append(lambda: page.deliveries(post.log))
     gate = Gate(world, _handlers(world))
     methods = ["GET", "POST", "DELETE", "PUT", "PATCH"]
     return Starlette(

@@ -3,10 +3,10 @@
 It shows what the control endpoints tell, and no key. Text from outside is escaped here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -15,8 +15,8 @@ from usageflow.stripe.emulator.journal import Entry
 from usageflow.stripe.emulator.state import Account
 from usageflow.stripe.emulator.world import World
 
-JOURNAL_ROWS: Final = 12
-"""The last entries of the journal; the whole of it is a link away."""
+LAST_ROWS: Final = 12
+"""Of what only grows the last rows are shown; the whole of it is a link away."""
 
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2">
@@ -38,7 +38,8 @@ th, small, p {{ opacity: .7; font-weight: normal }}
 small {{ display: block; font-size: .75rem }}
 </style></head>
 <body><h1>Stripe emulator</h1>
-<p>{now} · <a href="/_emulator/state">state</a> · <a href="/_emulator/journal?all=1">journal</a></p>
+<p>{now} · <a href="/_emulator/state">state</a> · <a href="/_emulator/journal?all=1">journal</a> ·
+<a href="/_emulator/deliveries">deliveries</a></p>
 {sections}</body></html>
 """
 
@@ -70,6 +71,15 @@ def _line(cell: str, row: Row, numbers: int) -> str:
         small = f"<small>{escape(rest)}</small>" if rest else ""
         shown.append(f"<{cell}{kind}>{escape(first)}{small}</{cell}>")
     return f"<tr>{''.join(shown)}</tr>"
+
+
+def deliveries(log: Sequence[Mapping[str, Any]]) -> str:
+    """The last attempts to deliver a webhook, as a section of the page."""
+    rows = [
+        (f"{one['type']}\n{one['event']}", one["endpoint"], str(one["status"] or one["error"]))
+        for one in islice(reversed(log), LAST_ROWS)
+    ]
+    return table("Webhooks, newest first", ("event", "endpoint", "outcome"), rows, numbers=1)
 
 
 def _account(account: Account) -> str:
@@ -138,7 +148,7 @@ def _limits(world: World) -> str:
 
 
 def _journal(world: World) -> str:
-    last = islice(reversed(world.journal), JOURNAL_ROWS)
+    last = islice(reversed(world.journal), LAST_ROWS)
     head = ("what", "event", "customer", "value")
     return table("Journal, newest first", head, map(_entry, last), numbers=1)
 
