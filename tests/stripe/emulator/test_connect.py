@@ -231,3 +231,38 @@ def test_a_wrong_decision_is_explained(platform: stripe_sdk.StripeClient) -> Non
     answer = sent(platform, "perhaps")
     assert answer.status_code == 400
     assert "deny" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "connected"),
+    [
+        ({"kind": "reset", "after_commit": True}, True),
+        ({"kind": "status", "status": 500, "after_commit": True}, True),
+        ({"kind": "reset"}, False),
+        ({"kind": "status", "status": 503}, False),
+    ],
+)
+def test_the_answer_to_a_code_may_be_lost(
+    platform: stripe_sdk.StripeClient,
+    emulator: RemoteEmulator,
+    fault: dict[str, Any],
+    connected: bool,  # noqa: FBT001 - a case
+) -> None:
+    """Before or after the connection was made; a client that asks again after it, undoes it."""
+    text = code(platform)
+    emulator.fault(route="/oauth/token", **fault)
+    with pytest.raises(stripe_sdk.StripeError):
+        token(platform, text)
+    assert refused(platform) is not connected
+    if connected:
+        with pytest.raises(stripe_sdk.oauth_error.InvalidGrantError, match="already been used"):
+            token(platform, text)
+    else:
+        token(platform, text)
+    assert refused(platform) is connected
+
+
+def test_a_token_may_be_slow(platform: stripe_sdk.StripeClient, emulator: RemoteEmulator) -> None:
+    """A slow answer is a proper one."""
+    emulator.fault("slow", route="/oauth/token", seconds=0.05)
+    assert token(platform, code(platform)).stripe_user_id == "acct_x"

@@ -4,9 +4,10 @@ What a code is worth is decided in `authorizations`. A decision can be given wit
 that a test needs no browser. Idempotency keys are not looked at: Stripe does not either.
 """
 
+import asyncio
 import re
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import msgspec
@@ -15,6 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from usageflow.stripe.emulator.authorizations import SCOPES, Authorizations, Refused
+from usageflow.stripe.emulator.connections import ConnectionReset
 from usageflow.stripe.emulator.consent_page import consent_page
 from usageflow.stripe.emulator.endpoints import decoded, endpoint, refused
 from usageflow.stripe.emulator.replies import Reply
@@ -38,8 +40,8 @@ def routes(world: World) -> list[Route]:
     return [
         endpoint(world, "GET", "/oauth/authorize", desk.authorize),
         endpoint(world, "POST", "/oauth/authorize", desk.decide),
-        endpoint(world, "POST", "/oauth/token", desk.token),
-        endpoint(world, "POST", "/oauth/deauthorize", desk.deauthorize),
+        _struck(world, endpoint(world, "POST", "/oauth/token", desk.token)),
+        _struck(world, endpoint(world, "POST", "/oauth/deauthorize", desk.deauthorize)),
         endpoint(world, "POST", "/_emulator/deauthorize", desk.leave),
     ]
 
@@ -136,6 +138,23 @@ class _Desk:
         if not self._authorizations.disconnect(platform, account):
             raise ValueError(f"{account} is not connected to this platform")
         return JSONResponse({"stripe_user_id": account})
+
+
+def _struck(world: World, route: Route) -> Route:
+    """The same endpoint, struck by the faults that are due, as the API is."""
+
+    async def serve(request: Request) -> Response:
+        fault = world.faults.take("POST", route.path)
+        if fault is None:
+            return cast("Response", await route.endpoint(request))
+        if fault.kind == "slow":
+            await asyncio.sleep(fault.seconds)
+            return cast("Response", await route.endpoint(request))
+        if fault.after_commit:
+            await route.endpoint(request)
+        return ConnectionReset() if fault.kind == "reset" else refused(fault.reply())
+
+    return Route(route.path, serve, methods=["POST"])
 
 
 def _form(body: bytes) -> dict[str, str]:
