@@ -35,7 +35,7 @@ def test_the_page_shows_usage_meters_calls_and_no_key(
     for shown in (
         "account_id &lt;b&gt;acct_1&lt;/b&gt;",
         '<td class="number">42</td>',
-        "last, last per day",
+        "last of the newest per day",
         "POST /v1/billing/meter_events",
         "status 500, after it takes effect, always, 30% of the calls",
         "reset, before it takes effect, 2 more, 100% of the calls",

@@ -31,9 +31,9 @@ h2 {{ font-size: 1rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere }}
 h3 {{ font-size: .875rem; margin: 1.25rem 0 0; opacity: .7; font-weight: normal }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .35rem .75rem .35rem 0; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere;
   border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent) }}
-.number {{ text-align: right; padding-right: 0; overflow-wrap: normal }}
+td:first-child, small {{ overflow-wrap: anywhere }}
+.number {{ text-align: right; padding: .35rem 0 .35rem .75rem }}
 th, small, p {{ opacity: .7; font-weight: normal }}
 small {{ display: block; font-size: .75rem }}
 </style></head>
@@ -108,7 +108,8 @@ def _meters(account: Account) -> list[Row]:
     return [
         (
             f"{meter.event_name}\n{meter.object_id}",
-            meter.formula + (f", last per {meter.time_window}" if meter.time_window else ""),
+            meter.formula
+            + (f" of the newest per {meter.time_window}" if meter.time_window else ""),
             "active" if meter.active else "inactive",
         )
         for meter in account.meters.values()
@@ -156,4 +157,4 @@ def _journal(world: World) -> str:
 def _entry(entry: Entry) -> Row:
     what = entry.kind if entry.code is None else f"{entry.kind}\n{entry.code}"
     event = entry.event
-    return what, f"{event.event_name}\n{event.identifier}", event.customer, event.value
+    return what, f"{event.event_name}\n{event.identifier}", f"\n{event.customer}", event.value
