@@ -135,7 +135,8 @@ def _denied(error: str, description: str) -> Response:
 
 
 def _sentence(reason: str) -> str:
-    return f"{reason[0].upper()}{reason[1:]}."
+    """As a sentence; the name of an account is not spelt otherwise."""
+    return f"{reason if reason.startswith('acct_') else reason[0].upper() + reason[1:]}."
 
 
 def _page(status: int, title: str, *sentences: str) -> Response:
