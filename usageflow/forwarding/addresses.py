@@ -1,6 +1,7 @@
 """Whose a unit is where customers are known by their identity: nobody has to be asked."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from usageflow.db.session import Tx
 from usageflow.ledger import units
@@ -15,10 +16,13 @@ class ByIdentity:
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
         """The claims, in order, each bound to its customer."""
+        new: dict[str, list[int]] = {}
+        for claim in claims:
+            if claim.stripe_customer_id is None:
+                new.setdefault(claim.identity_value, []).append(claim.unit_id)
+        units.bind_customers(tx, new)
         return [
-            claim
-            if claim.stripe_customer_id is not None
-            else units.bind_customer(tx, claim, claim.identity_value)
+            replace(claim, stripe_customer_id=claim.stripe_customer_id or claim.identity_value)
             for claim in claims
         ]
 
