@@ -1,116 +1,193 @@
 """Whose Stripe customer an identity is: exactly one, by the exact value of a metadata field.
 
-Known pairs are in the table `stripe_customer`: filled by one sweep of the list for each field, and
-by a search for a value that is not there. None or several is an answer that parks the usage; it is
-never dropped and never given to "the first". Changes of a known customer are not noticed yet.
+Stripe is asked as seldom as can be: all customers are listed once for each field, an identity that
+is still unclear is searched, and what changes afterwards is told by events (`events`). None or
+several is an answer that parks the usage; it is never dropped and never given to "the first".
+What is known is in the `directory`, what it means is decided in `identities`.
 """
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Final
 
-from sqlalchemy import delete
-from sqlmodel import col, select
+from sqlalchemy import bindparam, update
 
 from usageflow.db.session import Database, Tx
-from usageflow.db.statements import insert_new
-from usageflow.db.tables import LaneRow, StripeCustomerRow
-from usageflow.ledger.verdicts import Parked
+from usageflow.db.tables import UnitRow, table
+from usageflow.errors import DeliveryError
+from usageflow.forwarding.pacing import Pacer
+from usageflow.ledger.units import Claim
+from usageflow.ledger.verdicts import AccountPaused, Busy, Verdict
+from usageflow.stripe import directory
 from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.identities import unclear, whose
 
-ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-"""From when on the first customer of a value is meant: usage may be older than the customer."""
-SHOWN_MAX = 3
-"""How many of several customers a reason names."""
+SEARCHES_PER_S: Final = 10.0
+"""Searches that begin in a second; Stripe takes 20, and people search too."""
+CANDIDATES_MAX: Final = 10
+"""Customers that are read for one identity: two are as unclear as a thousand."""
+LISTED_AT_ONCE: Final = 500
+"""Customers put into the directory in one transaction, while others wait."""
+LIST_AGAIN: Final = timedelta(hours=1)
+"""Shortest pause between two lists for want of a search: a list is a read per 100 customers."""
+READ_AGE: Final = timedelta(seconds=2)
+"""How old a reading is taken to be. Events are dated by the second, and so is Stripe's clock as we
+know it: a change that a reading has not seen must never count as the older one."""
+_TRY_LATER: Final = frozenset({401, 403, 409, 429})
+_REFUSED_MIN, _REFUSED_MAX = 400, 499
 
 
-def waiting_fields(tx: Tx, account_id: str) -> set[str]:
-    """The fields by which the customers of waiting usage are known."""
-    return set(
-        tx.session.exec(
-            select(LaneRow.identity_field)
-            .where(col(LaneRow.account_id) == account_id, col(LaneRow.waiting))
-            .distinct()
+class StripeAddresses:
+    """The Stripe customers of one account's usage. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        db: Database,
+        account_id: str,
+        gateway: StripeGateway,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._db = db
+        self._account_id = account_id
+        self._gateway = gateway
+        self._clock = clock
+        self._sleep = sleep
+        self._pacer = Pacer(SEARCHES_PER_S)
+        self._lock = threading.Lock()
+        self._fields: set[str] = set()
+
+    def prepare(self) -> None:
+        """List all customers, once for each field that usage is known by. Raises DeliveryError."""
+        with self._db.reading() as tx:
+            new = directory.fields(tx, self._account_id) - self._fields
+            unlisted = {
+                field for field in new if directory.listed_at(tx, self._account_id, field) is None
+            }
+        if unlisted:
+            try:
+                self._list(unlisted)
+            except DeliveryError as error:
+                if not error.refused:  # a key that may not list may still search
+                    raise
+        self._fields |= new
+
+    def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
+        """The claims, in order; those of whom it is clear whose they are, bound to that customer.
+
+        A claim that is bound already keeps its customer for ever.
+        """
+        unbound = [claim for claim in claims if claim.stripe_customer_id is None]
+        identities = {(one.identity_field, one.identity_value) for one in unbound}
+        meant = directory.known(tx, self._account_id, identities)
+        bound: dict[int, str] = {}
+        for one in unbound:
+            match whose(meant.get((one.identity_field, one.identity_value), ()), one.occurred_at):
+                case [customer_id]:
+                    bound[one.unit_id] = customer_id
+        if not bound:
+            return list(claims)
+        units = table(UnitRow)
+        tx.session.execute(
+            update(units)
+            .where(units.c.id == bindparam("unit"))
+            .values(stripe_customer_id=bindparam("customer")),
+            [{"unit": unit_id, "customer": customer_id} for unit_id, customer_id in bound.items()],
         )
-    )
+        return [
+            replace(claim, stripe_customer_id=bound[claim.unit_id])
+            if claim.unit_id in bound
+            else claim
+            for claim in claims
+        ]
+
+    def look_up(self, claim: Claim) -> str | Verdict:
+        """Ask Stripe whose the claim is; the verdict if that is not clear, or cannot be asked.
+
+        Nothing is bound: that is `bind`'s, once the unit is claimed again.
+        """
+        field, value = claim.identity_field, claim.identity_value
+        found, at = self._known(claim)
+        if len(found) != 1 and value:
+            try:
+                self._ask(field, value, found, at)
+            except DeliveryError as error:
+                return AccountPaused(str(error)) if error.refused else Busy()
+            found, _ = self._known(claim)
+        return found[0] if len(found) == 1 else unclear(field, value, found)
+
+    def _known(self, claim: Claim) -> tuple[list[str], datetime]:
+        """Whose the claim is as far as we know, and the time of what is read from now on."""
+        identity = claim.identity_field, claim.identity_value
+        with self._db.reading() as tx:
+            meant = directory.known(tx, self._account_id, [identity])
+            return whose(meant.get(identity, ()), claim.occurred_at), reading_time(
+                tx, self._gateway
+            )
+
+    def _ask(self, field: str, value: str, before: Collection[str], at: datetime) -> None:
+        """Search, and read each candidate as it is now: a search is behind, and ignores case."""
+        self._wait_for_turn()
+        try:
+            hits = self._gateway.search_customers(field, value)
+        except DeliveryError as error:
+            if not _unsearchable(error):
+                raise
+            self._list_again(field)
+            return
+        hits.sort(key=lambda hit: hit.metadata.get(field) != value)
+        candidates = dict.fromkeys([*before, *(hit.customer_id for hit in hits)])
+        found = {one: self._metadata(one) for one in islice(candidates, CANDIDATES_MAX)}
+        with self._db.transaction() as tx:
+            directory.seen(tx, self._account_id, found, {field}, at)
+
+    def _metadata(self, customer_id: str) -> Mapping[str, str] | None:
+        customer = self._gateway.customer(customer_id)
+        return None if customer is None else customer.metadata
+
+    def _wait_for_turn(self) -> None:
+        while True:
+            with self._lock:
+                if self._pacer.grant(self._clock(), 1):
+                    return
+            self._sleep(1 / SEARCHES_PER_S)
+
+    def _list_again(self, field: str) -> None:
+        """Where Stripe cannot search (in India), its list is as good, but costs much more."""
+        with self._lock:
+            with self._db.reading() as tx:
+                listed_at = directory.listed_at(tx, self._account_id, field)
+                recently = listed_at is not None and tx.now - listed_at < LIST_AGAIN
+            if not recently:
+                self._list({field})
+
+    def _list(self, fields: Collection[str]) -> None:
+        """Put all customers with any of these fields into the directory, and who is gone."""
+        with self._db.reading() as tx:
+            at = reading_time(tx, self._gateway)
+            missing = directory.having(tx, self._account_id, fields)
+        listed = iter(self._gateway.list_customers())
+        while some := {one.customer_id: one.metadata for one in islice(listed, LISTED_AT_ONCE)}:
+            with self._db.transaction() as tx:
+                directory.seen(tx, self._account_id, some, fields, at)
+            missing -= some.keys()
+        with self._db.transaction() as tx:
+            for customer_id in sorted(missing):
+                directory.forget(tx, self._account_id, customer_id, at)
+            directory.mark_listed(tx, self._account_id, fields)
 
 
-def is_known(tx: Tx, account_id: str, field: str) -> bool:
-    """Whether any customer is known by `field`."""
-    ours = select(StripeCustomerRow.value).where(
-        col(StripeCustomerRow.account_id) == account_id, col(StripeCustomerRow.field) == field
-    )
-    return tx.session.exec(ours.limit(1)).first() is not None
+def reading_time(tx: Tx, gateway: StripeGateway) -> datetime:
+    """When what is read from Stripe from now on was so, by Stripe's clock: see READ_AGE."""
+    return tx.now + timedelta(seconds=gateway.clock_skew_s) - READ_AGE
 
 
-def sweep(db: Database, account_id: str, gateway: StripeGateway, fields: Iterable[str]) -> int:
-    """List every customer once and remember those that have one of `fields`; how many pairs."""
-    wanted = set(fields)
-    found = [
-        (field, value, customer.customer_id)
-        for customer in gateway.list_customers()
-        for field, value in customer.metadata.items()
-        if field in wanted
-    ]
-    with db.transaction() as tx:
-        _remember(tx, account_id, found)
-    return len(found)
-
-
-def known(tx: Tx, account_id: str, field: str, value: str) -> Sequence[str]:
-    """The ids of the customers this identity is known to be."""
-    return tx.session.exec(
-        select(StripeCustomerRow.stripe_customer_id)
-        .where(
-            col(StripeCustomerRow.account_id) == account_id,
-            col(StripeCustomerRow.field) == field,
-            col(StripeCustomerRow.value) == value,
-        )
-        .order_by(StripeCustomerRow.stripe_customer_id)
-    ).all()
-
-
-def look_up(gateway: StripeGateway, field: str, value: str, before: Sequence[str]) -> list[str]:
-    """Ask Stripe whose identity this is; `before`: those known so far.
-
-    The search is a minute behind and compares without case, so each candidate is read as it is now.
-    """
-    found = {customer.customer_id for customer in gateway.search_customers(field, value)}
-    now = [gateway.customer(customer_id) for customer_id in sorted(found.union(before))]
-    return [one.customer_id for one in now if one and one.metadata.get(field) == value]
-
-
-def replace(tx: Tx, account_id: str, field: str, value: str, customer_ids: Sequence[str]) -> None:
-    """Remember that this identity is exactly these customers."""
-    tx.session.exec(
-        delete(StripeCustomerRow).where(
-            col(StripeCustomerRow.account_id) == account_id,
-            col(StripeCustomerRow.field) == field,
-            col(StripeCustomerRow.value) == value,
-        )
-    )
-    _remember(tx, account_id, [(field, value, customer_id) for customer_id in customer_ids])
-
-
-def unclear(field: str, value: str, customer_ids: Sequence[str]) -> Parked:
-    """Why usage must wait while the identity is none or several customers."""
-    if not customer_ids:
-        return Parked(f"no Stripe customer has metadata {field} = {value}")
-    names = ", ".join(customer_ids[:SHOWN_MAX]) + (", ..." if len(customer_ids) > SHOWN_MAX else "")
-    return Parked(f"{len(customer_ids)} Stripe customers have metadata {field} = {value}: {names}")
-
-
-def _remember(tx: Tx, account_id: str, found: Iterable[tuple[str, str, str]]) -> None:
-    rows = [
-        {
-            "account_id": account_id,
-            "field": field,
-            "value": value,
-            "stripe_customer_id": customer_id,
-            "valid_from": ALWAYS,
-            "source": "stripe",
-            "seen_at": tx.now,
-        }
-        for field, value, customer_id in found
-    ]
-    key = ["account_id", "field", "value", "stripe_customer_id", "valid_from"]
-    insert_new(tx, StripeCustomerRow, rows, key=key, give="stripe_customer_id")
+def _unsearchable(error: DeliveryError) -> bool:
+    """Whether Stripe refused the search as such: trying it again would not help."""
+    status = getattr(error.__cause__, "http_status", None) or 0
+    return _REFUSED_MIN <= status <= _REFUSED_MAX and status not in _TRY_LATER

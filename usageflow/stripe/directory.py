@@ -1,0 +1,378 @@
+"""The directory of Stripe's customers: what their metadata was, from when to when.
+
+A row of `stripe_customer` is a moment of a customer's field: from `valid_from` on it was `value`,
+"" for none, until the next moment. A customer that is gone has a row without a field; a field for
+which all customers were listed has one without a customer. What moments mean is decided in
+`identities`; Stripe is asked in `customers`.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from sqlalchemy import bindparam, delete, exists, func, select, tuple_, update
+
+from usageflow.db.session import Tx
+from usageflow.db.statements import insert, insert_new
+from usageflow.db.tables import LaneRow, StripeCustomerRow, UnitRow, table
+from usageflow.ledger import boundaries, lanes
+from usageflow.stripe.identities import Meant, Moment, Place, place, turned
+
+ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""Since when a person's word holds: for all usage that is not on its way yet."""
+REACH: Final = timedelta(days=36)
+"""How far back boundaries matter: Stripe takes no usage of more than 35 days ago."""
+VALUES_MAX: Final = 500
+"""Values in one statement: well below the least number of variables a database takes."""
+
+Identity: TypeAlias = tuple[str, str]
+"""(field, value)."""
+
+_KEY: Final = ("account_id", "field", "value", "stripe_customer_id", "valid_from")
+_rows: Final = table(StripeCustomerRow)
+
+
+class Change(NamedTuple):
+    """A moment of a customer's field, and where it belongs."""
+
+    customer_id: str
+    field: str
+    moment: Moment
+    place: Place
+
+
+def fields(tx: Tx, account_id: str) -> set[str]:
+    """The metadata fields that customers of this account's usage are known by.
+
+    Looks for each in turn, through the index: there are few, and a great many lanes.
+    """
+    lane = table(LaneRow).c
+    found: set[str] = set()
+    ours = select(func.min(lane.identity_field)).where(lane.account_id == account_id)
+    last = tx.session.execute(ours).scalar_one()
+    while last is not None:
+        found.add(last)
+        last = tx.session.execute(ours.where(lane.identity_field > last)).scalar_one()
+    return found
+
+
+def known(tx: Tx, account_id: str, identities: Collection[Identity]) -> dict[Identity, list[Meant]]:
+    """Whom each of these identities meant, and when; those that never meant anybody are absent."""
+    values: dict[str, list[str]] = defaultdict(list)
+    for field, value in identities:
+        if value:  # a row without a value says that the customer had none
+            values[field].append(value)
+    found: dict[Identity, list[Meant]] = defaultdict(list)
+    row = _rows.c
+    columns = (row.stripe_customer_id, row.valid_from, row.valid_until, row.source)
+    for field, wanted in values.items():
+        for start in range(0, len(wanted), VALUES_MAX):
+            ours = select(row.value, *columns).where(
+                row.account_id == account_id,
+                row.field == field,
+                row.value.in_(wanted[start : start + VALUES_MAX]),
+            )
+            for value, customer_id, since, until, source in tx.session.execute(ours):
+                meant = Meant(customer_id, since, until, source == "attached")
+                found[field, value].append(meant)
+    return found
+
+
+def lanes_of(tx: Tx, account_id: str, stripe_customer_id: str) -> list[int]:
+    """The lanes whose usage is this customer's now, as far as one can tell from its metadata."""
+    lane, row = table(LaneRow).c, _rows.c
+    return list(
+        tx.session.scalars(
+            select(lane.id)
+            .join(
+                _rows,
+                (row.account_id == lane.account_id)
+                & (row.field == lane.identity_field)
+                & (row.value == lane.identity_value),
+            )
+            .where(
+                row.account_id == account_id,
+                row.stripe_customer_id == stripe_customer_id,
+                row.value != "",
+                row.valid_until.is_(None),
+            )
+            .distinct()
+        )
+    )
+
+
+def changed(
+    tx: Tx,
+    account_id: str,
+    customer_id: str,
+    values: Mapping[str, str],
+    at: datetime,
+    *,
+    certain: bool = False,
+) -> bool:
+    """At this moment these fields of a customer became these values ("": none).
+
+    May come in any order, late and again. False, and nothing is changed, if another value came at
+    the same moment: Stripe counts seconds, and which was the last must be read (`certain`).
+    """
+    _take_turns(tx, account_id)
+    histories = _histories(tx, account_id, [customer_id])
+    changes = list(_changes(histories, {customer_id: values}, at))
+    news = [one for one in changes if one.place.same != one.moment]
+    if not certain and any(one.place.same for one in news):
+        return False
+    _apply(tx, account_id, news)
+    return True
+
+
+def seen(
+    tx: Tx,
+    account_id: str,
+    found: Mapping[str, Mapping[str, str] | None],
+    wanted: Collection[str],
+    at: datetime,
+) -> None:
+    """What Stripe showed of some customers at this moment: their metadata, None for one deleted.
+
+    Kept is what is new about the `wanted` fields, as a change at this moment: when it really
+    happened is told by an event, or by nobody.
+    """
+    _take_turns(tx, account_id)
+    alive = {}
+    for customer_id, metadata in found.items():
+        if metadata is None:
+            forget(tx, account_id, customer_id, at)
+        else:
+            alive[customer_id] = {field: metadata.get(field, "") for field in wanted}
+    changes = _changes(_histories(tx, account_id, alive), alive, at)
+    _apply(tx, account_id, [one for one in changes if one.place.value != one.moment.value])
+
+
+def forget(tx: Tx, account_id: str, stripe_customer_id: str, at: datetime | None = None) -> None:
+    """The customer is gone since `at` (default: now): it is nobody's, at any time.
+
+    What comes late, of moments before, changes nothing.
+    """
+    at = tx.now if at is None else at
+    _take_turns(tx, account_id)
+    row = _rows.c
+    gone = tx.session.execute(
+        delete(_rows)
+        .where(
+            row.account_id == account_id,
+            row.stripe_customer_id == stripe_customer_id,
+            row.valid_from <= at,
+        )
+        .returning(row.field, row.value)
+    ).all()
+    _insert(tx, account_id, [("", "", stripe_customer_id, at, at)])
+    _moved(tx, account_id, {(field, value) for field, value in gone})
+
+
+def attach(tx: Tx, account_id: str, identity: Identity, stripe_customer_id: str) -> int:
+    """A person says whose an identity is; how many lanes that waited for it go on.
+
+    It holds for all usage that is not on its way yet, whatever Stripe says, until the next word.
+    """
+    _take_turns(tx, account_id)
+    field, value = identity
+    row = _rows.c
+    tx.session.execute(
+        delete(_rows).where(
+            row.account_id == account_id,
+            row.field == field,
+            row.value == value,
+            row.source == "attached",
+        )
+    )
+    said = {
+        **dict(zip(_KEY, (account_id, field, value, stripe_customer_id, ALWAYS), strict=True)),
+        "valid_until": None,
+        "source": "attached",
+        "seen_at": tx.now,
+    }
+    latest = {name: said[name] for name in ("valid_until", "source", "seen_at")}
+    tx.session.execute(
+        insert(tx, StripeCustomerRow)
+        .values(said)
+        .on_conflict_do_update(index_elements=_KEY, set_=latest)
+    )
+    return _moved(tx, account_id, [identity])
+
+
+def listed_at(tx: Tx, account_id: str, field: str) -> datetime | None:
+    """When all customers were last listed for this field."""
+    row = _rows.c
+    return tx.session.scalars(
+        select(row.seen_at).where(
+            row.account_id == account_id,
+            row.field == field,
+            row.value == "",
+            row.stripe_customer_id == "",
+        )
+    ).one_or_none()
+
+
+def mark_listed(tx: Tx, account_id: str, wanted: Iterable[str]) -> None:
+    """All customers were listed for these fields."""
+    for field in wanted:
+        tx.session.merge(
+            StripeCustomerRow(
+                account_id=account_id,
+                field=field,
+                value="",
+                stripe_customer_id="",
+                valid_from=ALWAYS,
+                valid_until=ALWAYS,
+                seen_at=tx.now,
+            )
+        )
+
+
+def having(tx: Tx, account_id: str, wanted: Collection[str]) -> set[str]:
+    """The customers that are known to have a value in one of these fields now."""
+    row = _rows.c
+    return set(
+        tx.session.scalars(
+            select(row.stripe_customer_id).where(
+                row.account_id == account_id,
+                row.field.in_(wanted),
+                row.value != "",
+                row.valid_until.is_(None),
+                row.source == "stripe",
+            )
+        )
+    )
+
+
+def _take_turns(tx: Tx, account_id: str) -> None:
+    """Changes of one account happen one after the other: each looks at what was there before."""
+    if tx.dialect == "postgresql":
+        tx.session.execute(select(func.pg_advisory_xact_lock(func.hashtext(account_id))))
+
+
+def _histories(
+    tx: Tx, account_id: str, customer_ids: Collection[str]
+) -> Mapping[tuple[str, str], list[Moment]]:
+    """What is known of each (customer, field), in order; field "" tells since when it is gone."""
+    row = _rows.c
+    ours = (
+        select(row.stripe_customer_id, row.field, row.valid_from, row.value)
+        .where(
+            row.account_id == account_id,
+            row.stripe_customer_id.in_(customer_ids),
+            row.source == "stripe",
+        )
+        .order_by(row.valid_from)
+    )
+    found: dict[tuple[str, str], list[Moment]] = defaultdict(list)
+    for customer_id, field, at, value in tx.session.execute(ours):
+        found[customer_id, field].append(Moment(at, value))
+    return found
+
+
+def _changes(
+    histories: Mapping[tuple[str, str], Sequence[Moment]],
+    values: Mapping[str, Mapping[str, str]],
+    at: datetime,
+) -> Iterator[Change]:
+    """What these values of each customer's fields mean at this moment, unless it is gone since."""
+    for customer_id, fields_ in values.items():
+        gone = histories.get((customer_id, ""))
+        if gone and at <= gone[-1].at:
+            continue
+        for field, value in fields_.items():
+            where = place(histories.get((customer_id, field), ()), at)
+            yield Change(customer_id, field, Moment(at, value), where)
+
+
+def _apply(tx: Tx, account_id: str, changes: Sequence[Change]) -> None:
+    """Write moments into their histories, and let the lanes know."""
+    if not changes:
+        return
+    key = [_rows.c[name] == bindparam(f"the_{name}") for name in _KEY]
+
+    def the(change: Change, moment: Moment) -> dict[str, Any]:
+        values = (account_id, change.field, moment.value, change.customer_id, moment.at)
+        return {f"the_{name}": value for name, value in zip(_KEY, values, strict=True)}
+
+    if wrong := [the(one, one.place.same) for one in changes if one.place.same]:
+        tx.session.execute(delete(_rows).where(*key), wrong)
+    ended = [
+        the(one, one.place.before) | {"end": one.moment.at}
+        for one in changes
+        if one.place.before and not one.place.same
+    ]
+    if ended:
+        statement = update(_rows).where(*key).values(valid_until=bindparam("end"))
+        tx.session.execute(statement, ended)
+    _insert(
+        tx,
+        account_id,
+        [
+            (one.field, one.moment.value, one.customer_id, one.moment.at, _end(one.place))
+            for one in changes
+        ],
+    )
+    values = ((one.field, {one.place.value, one.moment.value}) for one in changes)
+    _moved(tx, account_id, {(field, value) for field, both in values for value in both})
+
+
+def _end(at: Place) -> datetime | None:
+    return at.after.at if at.after else None
+
+
+def _insert(
+    tx: Tx, account_id: str, rows: Iterable[tuple[str, str, str, datetime, datetime | None]]
+) -> None:
+    """Insert (field, value, customer, from, until), those that are not there yet."""
+    insert_new(
+        tx,
+        StripeCustomerRow,
+        [
+            {
+                **dict(zip(_KEY, (account_id, field, value, customer_id, since), strict=True)),
+                "valid_until": until,
+                "source": "stripe",
+                "seen_at": tx.now,
+            }
+            for field, value, customer_id, since, until in rows
+        ],
+        key=_KEY,
+        give="seen_at",
+    )
+
+
+def _moved(tx: Tx, account_id: str, identities: Collection[Identity]) -> int:
+    """Who these identities are, or were, has changed; how many lanes go on that waited for it.
+
+    No unit holds usage from before and after it became another's.
+    """
+    lane, unit = table(LaneRow).c, table(UnitRow).c
+    parked = exists(select(unit.id).where(unit.lane_id == lane.id, unit.state == "parked"))
+    found = tx.session.execute(
+        select(lane.id, lane.identity_field, lane.identity_value, parked).where(
+            lane.account_id == account_id,
+            tuple_(lane.identity_field, lane.identity_value).in_(list(identities)),
+        )
+    ).all()
+    if not found:
+        return 0
+    lanes.lock(tx, [row[0] for row in found])
+    meant = known(tx, account_id, {(row[1], row[2]) for row in found})
+    turns: dict[datetime, list[int]] = defaultdict(list)
+    for lane_id, field, value, _ in found:
+        for at in _turns(meant.get((field, value), ()), tx.now - REACH):
+            turns[at].append(lane_id)
+    for at in sorted(turns):
+        boundaries.add(tx, turns[at], at, "customer")
+    waiting = [row[0] for row in found if row[3]]
+    lanes.unblock(tx, waiting)
+    return len(waiting)
+
+
+def _turns(meant: Collection[Meant], since: datetime) -> set[datetime]:
+    """When the identity became another's."""
+    ends = (moment for one in meant for moment in (one.valid_from, one.valid_until) if moment)
+    return {moment for moment in ends if moment >= since and turned(meant, moment)}
