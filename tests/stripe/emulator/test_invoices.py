@@ -4,7 +4,6 @@ import json
 from importlib import resources
 from typing import Any
 
-import httpx
 import pytest
 import stripe as stripe_sdk
 from jsonschema import Draft202012Validator
@@ -242,6 +241,13 @@ def test_not_emulated_parameters_are_refused_everywhere(
         invoices.update(made.id, {"collection_method": "charge_automatically"})
 
 
+def test_only_what_is_to_be_sent_is_sent(sdk: stripe_sdk.StripeClient, ada: str) -> None:
+    """One that collects by itself is not."""
+    made = sdk.v1.invoices.create({"customer": ada})
+    with pytest.raises(stripe_sdk.InvalidRequestError, match="send_invoice"):
+        sdk.v1.invoices.send_invoice(made.id)
+
+
 def test_waiting_items_are_included_on_request(sdk: stripe_sdk.StripeClient, ada: str) -> None:
     """Those of the customer and the currency, once."""
     for currency in ("usd", "eur"):
@@ -305,10 +311,3 @@ def test_an_idempotency_key_makes_one_invoice(sdk: stripe_sdk.StripeClient, ada:
     first, second = (sdk.v1.invoices.create({"customer": ada}, options) for _ in range(2))
     assert first.id == second.id
     assert len(sdk.v1.invoices.list().data) == 1
-
-
-def test_declines_need_a_key(emulator: RemoteEmulator) -> None:
-    """The key says whose payments fail; their number is not negative."""
-    url = f"{emulator.url}/_emulator/payments"
-    assert httpx.post(url, json={"decline": 1}).status_code == 401
-    assert httpx.post(url, json={"decline": -1}).status_code == 400
