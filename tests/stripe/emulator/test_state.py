@@ -1,9 +1,11 @@
 """What an account remembers: its events, snapshots and thin ones, and who is told."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
-from usageflow.stripe.emulator.state import Account
+from usageflow.stripe.emulator.journal import MeterEvent
+from usageflow.stripe.emulator.state import Account, Meter, aggregate
 
 NOW = datetime(2026, 11, 21, 9, tzinfo=UTC)
 
@@ -31,3 +33,11 @@ def test_a_thin_event_has_a_time_in_words() -> None:
     (event,) = account.thin_events
     assert (event["created"], event["livemode"]) == ("2026-11-21T09:00:00.000Z", True)
     assert (event["related_object"], event["data"]) == ({}, {"reason": {}})
+
+
+def test_a_sum_is_never_rounded() -> None:
+    """Values of 15 digits each, far apart, are all there in the end."""
+    meter = Meter("mtr_1", "tokens", "Tokens", "sum", "stripe_customer_id", "value", None, 0, 0)
+    values = ["999999999999999", "0.00000000000000000001", "-1"]
+    events = [MeterEvent("acct_1", False, "tokens", "", "cus_1", value, 0, NOW) for value in values]
+    assert aggregate(meter, events) == Decimal("999999999999998.00000000000000000001")

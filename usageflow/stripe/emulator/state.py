@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Context, Decimal
+from functools import reduce
 from itertools import count
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ API_VERSION: Final = "2026-10-28.endive"
 """The version of Stripe's API whose objects these are."""
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
+_EXACT: Final = Context(prec=100)
+"""Fifteen digits each, wherever the point is: no number of events that fits here is ever rounded."""
 
 
 @dataclass(slots=True)
@@ -204,4 +207,4 @@ def aggregate(meter: Meter, events: list[MeterEvent]) -> Decimal:
         return Decimal(len(events))
     if meter.formula == "last":
         return max(reversed(events), key=lambda event: event.timestamp).quantity
-    return sum((event.quantity for event in events), Decimal(0))
+    return reduce(_EXACT.add, (event.quantity for event in events), Decimal(0))
