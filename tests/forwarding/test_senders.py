@@ -20,7 +20,7 @@ def test_results_come_back_and_threads_are_free_again() -> None:
         return number
 
     for number in range(3):
-        senders.begin(partial(call, number))
+        senders.begin("a call", partial(call, number))
     assert (senders.free, senders.busy) == (0, 3)
     found: list[int] = []
     while senders.busy:
@@ -35,8 +35,8 @@ def test_a_call_that_is_not_over_is_not_waited_for() -> None:
     """`gather` gives what there is when its time is over."""
     senders: Senders[str] = Senders(2, "test")
     go_on = threading.Event()
-    senders.begin(lambda: str(go_on.wait(30)))
-    senders.begin(lambda: "at once")
+    senders.begin("a call", lambda: str(go_on.wait(30)))
+    senders.begin("a call", lambda: "at once")
     assert senders.gather(30) == ["at once"]
     assert senders.gather(0) == []
     assert senders.busy == 1
@@ -55,12 +55,12 @@ def test_what_a_call_raises_is_told_and_gives_nothing(
         raise error
 
     for error in (DeliveryError("no route"), RuntimeError("ours")):
-        senders.begin(partial(fail, error))
+        senders.begin("a call", partial(fail, error))
         with caplog.at_level(logging.ERROR):
             assert senders.gather(30) == []
     first, second = caplog.records
     assert ("no route" in first.getMessage(), bool(first.exc_info)) == (True, False)
     assert ("ours" in second.getMessage(), bool(second.exc_info)) == (True, True)
-    senders.begin(lambda: 1)
+    senders.begin("a call", lambda: 1)
     assert senders.gather(30) == [1]
     senders.close()

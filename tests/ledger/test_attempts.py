@@ -10,6 +10,7 @@ from usageflow.ledger.attempts import Limits, Outcome, outcome, start
 from usageflow.ledger.verdicts import (
     Accepted,
     AccountPaused,
+    Addressed,
     Ambiguous,
     Busy,
     Held,
@@ -73,6 +74,7 @@ def test_usage_is_told_while_stripe_takes_it(age_s: int, sent: object, ready: st
         (Held("why"), "held", "ambiguous"),
         (Parked("who"), "parked", "ambiguous"),
         (Busy(), "sealed", "ambiguous"),
+        (Addressed(), "sealed", "ambiguous"),
         (AccountPaused("key"), "sealed", "ambiguous"),
     ],
 )

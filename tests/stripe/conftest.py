@@ -14,13 +14,16 @@ from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
 from usageflow.db.tables import UnitRow
 from usageflow.events import Identity, UsageEvent, encode
+from usageflow.forwarding.forwarder import Forwarder
 from usageflow.ledger import store, units
 from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.customers import StripeAddresses
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running
-from usageflow.stripe.forwarder import Forwarder
+from usageflow.stripe.meter_event_sink import StripeMeterEvents
+from usageflow.stripe.meters import Meters
 
 KEY = "sk_test_emulated"
 
@@ -80,25 +83,36 @@ class Way:
         self.emulator = emulator
         self.gateway = StripeGateway(KEY, base=emulator.url, timeout_s=5)
         self.forwarders: list[Forwarder] = []
+        self.meters: Meters
         self._numbers = itertools.count(1)
         with database.transaction() as tx:
             self.organization_id = default_organization(tx)
             self.account_id = accounts.ensure_own(tx, self.organization_id, livemode=False)
 
     def forwarder(
-        self, gateway: StripeGateway | None = None, *, refreshed: bool = True, **options: Any
+        self,
+        gateway: StripeGateway | None = None,
+        *,
+        listed: bool = True,
+        calls_per_s: float = 1_000,
+        **options: Any,
     ) -> Forwarder:
-        """One more forwarder, which knows the meters."""
-        limits = {"timeout_s": 5, "calls_per_s": 1_000, "concurrency": 4, "resend_s_max": 72_000}
+        """One more forwarder, which knows the meters; they are `self.meters` afterwards."""
+        gateway = gateway or self.gateway
+        self.meters = meters = Meters(self.database, self.account_id, gateway)
+        limits = {"concurrency": 4, "resend_s_max": 72_000, "lease_s": 60, "stop_s_max": 10}
         made = Forwarder(
             self.database,
             self.account_id,
-            gateway or self.gateway,
-            **{**limits, "stop_s_max": 10, **options},
+            StripeMeterEvents(gateway, meters, calls_per_s=calls_per_s),
+            StripeAddresses(self.database, self.account_id, gateway),
+            skew_s=lambda: gateway.clock_skew_s,
+            ready=lambda: meters.known,
+            **{**limits, **options},
         )
         self.forwarders.append(made)
-        if refreshed:
-            made.refresh()
+        if listed:
+            meters.refresh()
         return made
 
     def use(self, *quantities: str | int, customer: str = "acct_1", **changes: Any) -> None:

@@ -26,6 +26,7 @@ from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import (
     Accepted,
     AccountPaused,
+    Addressed,
     Busy,
     Held,
     Parked,
@@ -106,6 +107,10 @@ class Forwarder:
         self._closed = False
 
     @property
+    def _busy(self) -> int:
+        return self._senders.busy + self._finders.busy
+
+    @property
     def rate(self) -> float:
         """Calls per second that may begin at present."""
         return self._pacer.rate
@@ -130,7 +135,7 @@ class Forwarder:
         begun = self._send([claim for claim in claims if claim.stripe_customer_id is not None])
         self._pacer.give_back(wanted - begun)
         self._find([claim for claim in claims if claim.stripe_customer_id is None])
-        return settled + self._senders.busy + self._finders.busy
+        return settled + self._busy
 
     def close(self) -> None:
         """Wait for the calls in flight, and settle their verdicts, but only up to the bound.
@@ -141,12 +146,12 @@ class Forwarder:
         if self._closed:
             return
         deadline = self._clock() + self._stop_s_max
-        while self._senders.busy and (left := deadline - self._clock()) > 0:
+        while self._busy and (left := deadline - self._clock()) > 0:
             self._gather(left)
         self._closed = True
         self._exchange(0)
-        if self._senders.busy:
-            logger.warning("%d calls unanswered; their units are sent again", self._senders.busy)
+        if self._busy:
+            logger.warning("%d calls unanswered; their units are sent again", self._busy)
         self._senders.close()
         self._finders.close()
 
@@ -207,14 +212,14 @@ class Forwarder:
         size = self._sink.properties.batch_max
         batches = [claims[start : start + size] for start in range(0, len(claims), size)]
         for batch in batches:
-            self._senders.begin(partial(self._deliver, batch))
+            self._senders.begin(f"unit {batch[0].identifier}", partial(self._deliver, batch))
         return len(batches)
 
     def _find(self, claims: Sequence[Claim]) -> None:
         """Look up customers in threads of their own, so that nobody waits for them."""
         for claim in claims:
             if self._finders.free:
-                self._finders.begin(partial(self._looked_up, claim))
+                self._finders.begin(f"unit {claim.identifier}", partial(self._looked_up, claim))
             else:
                 self._unsettled.append((claim, Busy(LOOK_UP_LATER_S)))
 
@@ -223,9 +228,9 @@ class Forwarder:
         return list(zip(claims, verdicts, strict=True))
 
     def _looked_up(self, claim: Claim) -> Results:
-        """Once its customer is clear, a unit may be sent in the next round: no byte has left."""
+        """Once its customer is clear, a unit is bound and sent in the next round."""
         found = self._addresses.look_up(claim)
-        return [(claim, Busy(0.0) if isinstance(found, str) else found)]
+        return [(claim, Addressed() if isinstance(found, str) else found)]
 
     def _tell(self, claim: Claim, verdict: Verdict) -> None:
         """Warn when a unit comes to need a human; of a parked one only the first time we see it."""

@@ -27,7 +27,7 @@ class Senders(Generic[T]):
         self._count = count
         self._name = name
         self._started = 0
-        self._calls: SimpleQueue[Callable[[], T] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[str, Callable[[], T]] | None] = SimpleQueue()
         self._ended: SimpleQueue[T | None] = SimpleQueue()
 
     @property
@@ -35,13 +35,13 @@ class Senders(Generic[T]):
         """Calls begun and not gathered yet."""
         return self._count - self.free
 
-    def begin(self, call: Callable[[], T]) -> None:
-        """Let a free thread make a call. What it raises is logged, and gives no result."""
+    def begin(self, what: str, call: Callable[[], T]) -> None:
+        """Let a free thread make a call. What it raises is logged as `what`, and gives no result."""
         self.free -= 1
         if self._started < min(self._count, self.busy):
             self._started += 1
             threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        self._calls.put(call)
+        self._calls.put((what, call))
 
     def gather(self, wait_s: float) -> list[T]:
         """The results of calls that have ended, once one has or the time is over."""
@@ -62,12 +62,13 @@ class Senders(Generic[T]):
             self._calls.put(None)
 
     def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
+        while (begun := self._calls.get()) is not None:
+            what, call = begun
             result: T | None = None
             try:
                 result = call()
             except Exception as error:
                 # What we can explain needs no traceback; a fault of ours does.
                 trace = None if isinstance(error, UsageFlowError) else error
-                logger.error("a call of %s failed: %s", self._name, error, exc_info=trace)  # noqa: TRY400 - see above
+                logger.error("%s: %s", what, error, exc_info=trace)  # noqa: TRY400 - see above
             self._ended.put(result)

@@ -12,6 +12,7 @@ from usageflow.ledger.unit_states import following
 from usageflow.ledger.verdicts import (
     Accepted,
     AccountPaused,
+    Addressed,
     Ambiguous,
     Busy,
     Held,
@@ -90,6 +91,6 @@ def outcome(verdict: Verdict, *, undecided: bool) -> Outcome:
         case Parked(reason):
             trigger = "lose" if undecided else "park"
             return Outcome(following("sending", trigger), reason, attempted=undecided)
-        case Busy() | AccountPaused():
+        case Busy() | AccountPaused() | Addressed():
             trigger = "lose" if undecided else "postpone"
             return Outcome(following("sending", trigger), None, attempted=undecided)

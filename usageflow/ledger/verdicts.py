@@ -72,13 +72,20 @@ class Parked:
 
 
 @dataclass(frozen=True, slots=True)
+class Addressed:
+    """No byte was sent; it has become clear whose the unit is, so it may go at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """No byte was sent, and none will be before a human has looked."""
 
     reason: str
 
 
-Verdict: TypeAlias = Accepted | Quarantined | AccountPaused | Busy | Ambiguous | Parked | Held
+Verdict: TypeAlias = (
+    Accepted | Quarantined | AccountPaused | Busy | Ambiguous | Addressed | Parked | Held
+)
 
 
 def pause_s(verdict: Verdict, failures: int) -> float:
