@@ -23,7 +23,7 @@ API_VERSION: Final = "2026-10-28.endive"
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
 _EXACT: Final = Context(prec=100)
-"""Fifteen digits each, wherever the point is: no number of events that fits here is ever rounded."""
+"""Fifteen digits each, wherever the point is: no sum of events that fit here is ever rounded."""
 
 
 @dataclass(slots=True)
