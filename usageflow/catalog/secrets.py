@@ -85,6 +85,10 @@ class Keyring:
             return key_id
         raise ConfigurationError(NO_KEY)
 
+    def require(self) -> None:
+        """Raises ConfigurationError if nothing can be sealed."""
+        _ = self.sealing
+
     def seal(self, secret: str, place: Place) -> str:
         """`secret` as it is stored at `place`. Raises ConfigurationError without a key."""
         key_id, nonce = self.sealing, os.urandom(NONCE_BYTES)

@@ -1,0 +1,215 @@
+"""The webhooks that Stripe is asked for, and the secrets they are signed with."""
+
+import base64
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+import stripe as stripe_sdk
+from sqlmodel import col, select
+
+from usageflow.catalog.audit import CLI
+from usageflow.catalog.organizations import default_organization
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.db.tables import AuditRow, OrganizationRow, StripeWebhookRow
+from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.stripe import accounts
+from usageflow.stripe.client import parse_webhook
+from usageflow.stripe.emulator.remote import RemoteEmulator
+from usageflow.stripe.webhook_setup import (
+    CONNECT_EVENTS,
+    SNAPSHOT_EVENTS,
+    THIN_EVENTS,
+    create,
+    remove,
+    secrets,
+    webhooks,
+)
+
+KEYS = base64.b64encode(b"k" * 32).decode()
+
+
+@pytest.fixture
+def received() -> Iterator[tuple[str, list[tuple[bytes, str]]]]:
+    """The URL of a server, and (body, signature) of everything that was posted to it."""
+    posts: list[tuple[bytes, str]] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            posts.append((body, self.headers["stripe-signature"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", posts
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def settings(emulator: RemoteEmulator, received: tuple[str, list[tuple[bytes, str]]]) -> Settings:
+    """Those of a server in test mode, which the emulator reaches."""
+    return Settings(
+        stripe_api_key=emulator.api_key,
+        stripe_api_base=emulator.url,
+        public_url=received[0],
+        encryption_keys=KEYS,
+    )
+
+
+@pytest.fixture
+def own(database: Database) -> str:
+    """The id of the default organization's own account."""
+    with database.transaction() as tx:
+        return accounts.ensure_own(tx, default_organization(tx), livemode=False)
+
+
+def test_both_are_made_once(
+    database: Database, settings: Settings, own: str, sdk: stripe_sdk.StripeClient
+) -> None:
+    """A second time nothing is missing; each asks for what is read, in the SDK's version."""
+    made = create(database, settings, own, actor=CLI)
+    assert [row.kind for row in made] == ["snapshot", "thin"]
+    assert create(database, settings, own, actor=CLI) == []
+    (endpoint,) = sdk.v1.webhook_endpoints.list().data
+    assert (endpoint.id, endpoint.url) == (
+        made[0].endpoint_id,
+        f"{settings.public_url}/stripe/webhooks",
+    )
+    assert tuple(endpoint.enabled_events) == SNAPSHOT_EVENTS
+    assert endpoint.api_version == stripe_sdk.api_version
+    (destination,) = sdk.v2.core.event_destinations.list().data
+    assert destination.id == made[1].endpoint_id
+    assert tuple(destination.enabled_events) == THIN_EVENTS
+    assert not any(event.startswith("invoice.") for event in SNAPSHOT_EVENTS)
+
+
+def test_what_arrives_is_signed_with_a_secret_of_ours(
+    database: Database,
+    settings: Settings,
+    own: str,
+    emulator: RemoteEmulator,
+    received: tuple[str, list[tuple[bytes, str]]],
+) -> None:
+    """The secrets open again; in the database they are sealed."""
+    create(database, settings, own, actor=CLI)
+    emulator.seed([{"account_id": "a"}])
+    emulator.settle()
+    ((body, signature),) = received[1]
+    event = parse_webhook(body, signature, secrets(database, settings))
+    assert event is not None
+    assert event.type == "customer.created"
+    assert parse_webhook(body, signature, ["whsec_other"]) is None
+    with database.reading() as tx:
+        for row in tx.session.exec(select(StripeWebhookRow)):
+            assert "whsec_" not in row.model_dump_json()
+
+
+def test_a_platform_hears_all_that_are_connected(
+    database: Database,
+    settings: Settings,
+    sdk: stripe_sdk.StripeClient,
+    emulator: RemoteEmulator,
+) -> None:
+    """Once for all of them; and that one was disconnected."""
+    platform = settings.with_changes(stripe_client_id="ca_1")
+    ids = []
+    with database.transaction() as tx:
+        for name in ("a", "b"):
+            tx.session.add(OrganizationRow(id=name, name=name, created_at=tx.now))
+            tx.session.flush()
+            ids.append(accounts.connect(tx, name, f"acct_{name}", livemode=False))
+    assert [row.kind for row in create(database, platform, str(ids[0]), actor=CLI)] == [
+        "snapshot",
+        "thin",
+    ]
+    assert create(database, platform, str(ids[1]), actor=CLI) == []
+    (endpoint,) = sdk.v1.webhook_endpoints.list().data
+    assert set(endpoint.enabled_events) == {*SNAPSHOT_EVENTS, *CONNECT_EVENTS}
+    (destination,) = sdk.v2.core.event_destinations.list().data
+    assert destination.events_from == ["@accounts"]
+
+
+def test_what_was_made_before_a_refusal_is_kept(
+    database: Database, settings: Settings, own: str, emulator: RemoteEmulator
+) -> None:
+    """Its secret is shown once; the next try makes the other one."""
+    emulator.fault("status", route="/v2/core/event_destinations", status=403)
+    with pytest.raises(DeliveryError):
+        create(database, settings, own, actor=CLI)
+    assert len(secrets(database, settings)) == 1
+    assert [row.kind for row in create(database, settings, own, actor=CLI)] == ["thin"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"encryption_keys": None}, "USAGEFLOW_ENCRYPTION_KEYS"),
+        ({"stripe_api_key": None}, "there is no key for it here"),
+    ],
+)
+def test_what_could_not_be_kept_is_not_made(
+    database: Database,
+    settings: Settings,
+    own: str,
+    sdk: stripe_sdk.StripeClient,
+    *,
+    changes: dict[str, None],
+    reason: str,
+) -> None:
+    """Stripe shows a secret once."""
+    with pytest.raises(ConfigurationError, match=reason):
+        create(database, settings.with_changes(**changes), own, actor=CLI)
+    assert sdk.v1.webhook_endpoints.list().data == []
+
+
+def test_live_webhooks_need_https(database: Database, settings: Settings) -> None:
+    """Stripe sends to no other address."""
+    with database.transaction() as tx:
+        own = accounts.ensure_own(tx, default_organization(tx), livemode=True)
+    live = settings.with_changes(stripe_api_key="sk_live_emulated")
+    with pytest.raises(ConfigurationError, match="USAGEFLOW_PUBLIC_URL"):
+        create(database, live, own, actor=CLI)
+    https = live.with_changes(public_url="https://usage.example")
+    assert len(create(database, https, own, actor=CLI)) == 2
+
+
+def test_a_webhook_is_forgotten(database: Database, settings: Settings, own: str) -> None:
+    """With its secret, and noted; another organization's is not seen."""
+    (first, _) = create(database, settings, own, actor=CLI)
+    with database.transaction() as tx:
+        organization_id = default_organization(tx)
+        assert [row.kind for row in webhooks(tx, organization_id)] == ["snapshot", "thin"]
+        assert webhooks(tx, "other") == []
+        assert not remove(tx, "other", first.endpoint_id, actor=CLI)
+        assert remove(tx, organization_id, first.endpoint_id, actor=CLI)
+        assert not remove(tx, organization_id, first.endpoint_id, actor=CLI)
+        done = tx.session.exec(select(AuditRow.action).order_by(col(AuditRow.seq))).all()
+        assert done == ["stripe.webhook.create"] * 2 + ["stripe.webhook.remove"]
+    assert len(secrets(database, settings)) == 1
+
+
+def test_secrets_of_the_settings_count_too(
+    database: Database, settings: Settings, own: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also when those in the database cannot be opened, which is told."""
+    assert secrets(database, settings) == []
+    given = settings.with_changes(stripe_webhook_secrets="whsec_1, whsec_2,")
+    create(database, given, own, actor=CLI)
+    assert secrets(database, given)[:2] == ["whsec_1", "whsec_2"]
+    assert len(secrets(database, given)) == 4
+    with caplog.at_level(logging.WARNING):
+        assert secrets(database, given.with_changes(encryption_keys=None)) == [
+            "whsec_1",
+            "whsec_2",
+        ]
+    assert "which is not in USAGEFLOW_ENCRYPTION_KEYS" in caplog.text

@@ -1,0 +1,171 @@
+"""The webhooks that Stripe is asked for: made at Stripe, their signing secrets kept sealed.
+
+There are two for an account, or for our platform and all that are connected to it: one of snapshot
+events, and one of the thin events that tell of dropped usage. What they bring is read elsewhere.
+
+Invoices are not among them: were we slow to answer, Stripe would hold back invoices of the
+account's own customers.
+"""
+
+import logging
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Final
+
+from sqlmodel import col, select
+
+from usageflow.catalog import audit
+from usageflow.catalog.secrets import Keyring, Place
+from usageflow.config import Settings
+from usageflow.db.session import Database, Tx
+from usageflow.db.tables import StripeAccountRow, StripeWebhookRow
+from usageflow.errors import ConfigurationError
+from usageflow.stripe.access import access, platform
+from usageflow.stripe.accounts import CONNECT, Refused
+from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.connect import public_url
+from usageflow.stripe.inbound import ERROR_REPORT, NO_METER_FOUND, Endpoint
+
+PATH: Final = "/stripe/webhooks"
+SNAPSHOT: Final = "snapshot"
+THIN: Final = "thin"
+SNAPSHOT_EVENTS: Final = (
+    *("customer.created", "customer.updated", "customer.deleted"),
+    *("billing.meter.created", "billing.meter.updated"),
+    *("billing.meter.deactivated", "billing.meter.reactivated"),
+    *("customer.subscription.created", "customer.subscription.updated"),
+    "customer.subscription.deleted",
+)
+"""What keeps customers, meters and billing periods known."""
+CONNECT_EVENTS: Final = ("account.application.deauthorized",)
+"""What a platform is told besides."""
+THIN_EVENTS: Final = (ERROR_REPORT, NO_METER_FOUND)
+
+logger = logging.getLogger("usageflow.stripe")
+
+
+def create(
+    db: Database, settings: Settings, account_id: str, *, actor: str
+) -> list[StripeWebhookRow]:
+    """Make what is missing of an account's webhooks, or of its platform's; what was made.
+
+    Raises ConfigurationError if their secrets could not be sealed, Stripe could not reach us, or
+    there is no key; DeliveryError if Stripe refuses. What was made before that is kept.
+    """
+    keyring = Keyring.read(settings.encryption_keys)
+    keyring.require()  # before Stripe makes a secret that could not be kept
+    url = public_url(settings) + PATH
+    with db.reading() as tx:
+        account = tx.session.get_one(StripeAccountRow, account_id)
+        there = {row.kind for row in _like(tx, account) if row.url == url}
+        tx.session.expunge_all()  # it is read after the transaction
+    if account.livemode and not url.startswith("https://"):
+        raise ConfigurationError(
+            "Stripe sends live webhooks to https addresses only; set USAGEFLOW_PUBLIC_URL to the "
+            "one of this server"
+        )
+    made = []
+    with closing(_gateway(settings, account, keyring)) as gateway:
+        for kind in (SNAPSHOT, THIN):
+            if kind not in there:
+                endpoint = _made(gateway, kind, url, connect=account.kind == CONNECT)
+                row = StripeWebhookRow(
+                    id=str(uuid.uuid4()),
+                    organization_id=account.organization_id,
+                    account_id=account.id,
+                    endpoint_id=endpoint.endpoint_id,
+                    kind=kind,
+                    url=url,
+                )
+                row.secret = keyring.seal(endpoint.secret, Place.of(row))
+                made.append(_stored(db, row, actor))
+    return made
+
+
+def webhooks(tx: Tx, organization_id: str) -> Sequence[StripeWebhookRow]:
+    """The webhooks that were made for accounts of this organization, oldest first."""
+    return tx.session.exec(
+        select(StripeWebhookRow)
+        .where(col(StripeWebhookRow.organization_id) == organization_id)
+        .order_by(col(StripeWebhookRow.created_at), col(StripeWebhookRow.kind))
+    ).all()
+
+
+def remove(tx: Tx, organization_id: str, endpoint_id: str, *, actor: str) -> bool:
+    """Forget a webhook and its secret: what it brings is refused from now on. False if unknown.
+
+    At Stripe it stays until somebody deletes it there.
+    """
+    for row in webhooks(tx, organization_id):
+        if row.endpoint_id == endpoint_id:
+            tx.session.delete(row)
+            _record(tx, row, "stripe.webhook.remove", actor)
+            return True
+    return False
+
+
+def secrets(db: Database, settings: Settings) -> list[str]:
+    """Every secret that a webhook may be signed with: those of the settings, and those stored.
+
+    One that cannot be opened is left out, and told: what it signs is refused, and comes again.
+    """
+    keyring = Keyring.read(settings.encryption_keys)
+    given = (settings.stripe_webhook_secrets or "").split(",")
+    found = [secret.strip() for secret in given if secret.strip()]
+    with db.reading() as tx:
+        for row in tx.session.exec(select(StripeWebhookRow)):
+            try:
+                found.append(keyring.open(row.secret, Place.of(row)))
+            except ConfigurationError as error:
+                logger.warning("webhook %s cannot be read: %s", row.endpoint_id, error)
+    return found
+
+
+def _like(tx: Tx, account: StripeAccountRow) -> Sequence[StripeWebhookRow]:
+    """The webhooks that bring what this account needs: its own, or any of its platform's."""
+    found = select(StripeWebhookRow).join(
+        StripeAccountRow, col(StripeAccountRow.id) == col(StripeWebhookRow.account_id)
+    )
+    if account.kind == CONNECT:
+        found = found.where(col(StripeAccountRow.kind) == CONNECT)
+    else:
+        found = found.where(col(StripeAccountRow.id) == account.id)
+    return tx.session.exec(found).all()
+
+
+def _gateway(settings: Settings, account: StripeAccountRow, keyring: Keyring) -> StripeGateway:
+    if account.kind == CONNECT:
+        return platform(settings)
+    reached = access(account, settings, keyring)
+    if isinstance(reached, Refused):
+        raise ConfigurationError(reached.reason)
+    return reached.gateway(settings)
+
+
+def _made(gateway: StripeGateway, kind: str, url: str, *, connect: bool) -> Endpoint:
+    if kind == THIN:
+        return gateway.create_event_destination(url, THIN_EVENTS, connected=connect)
+    events = SNAPSHOT_EVENTS + (CONNECT_EVENTS if connect else ())
+    return gateway.create_webhook_endpoint(url, events, connect=connect)
+
+
+def _stored(db: Database, row: StripeWebhookRow, actor: str) -> StripeWebhookRow:
+    with db.transaction() as tx:
+        row.created_at = tx.now
+        tx.session.add(row)
+        _record(tx, row, "stripe.webhook.create", actor)
+        tx.session.flush()
+        tx.session.expunge(row)  # it is shown after the transaction
+    return row
+
+
+def _record(tx: Tx, row: StripeWebhookRow, action: str, actor: str) -> None:
+    audit.record(
+        tx,
+        row.organization_id,
+        actor=actor,
+        action=action,
+        subject=row.endpoint_id,
+        after={"kind": row.kind, "url": row.url},
+    )
