@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import uvicorn
+from sqlmodel import select
 
 from usageflow._types import ASGIApp
 from usageflow.addresses import bound_socket
@@ -24,26 +25,26 @@ from usageflow.catalog.policies import current, publish
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import StripeAccountRow
-from usageflow.errors import DeliveryError
+from usageflow.errors import ConfigurationError
 from usageflow.ledger.folding import assign_unassigned
+from usageflow.ledger.statement import store_hourly
 from usageflow.ledger.units import pending, recover
 from usageflow.policies import PolicyFile
-from usageflow.stripe.accounts import ensure_own
-from usageflow.stripe.client import StripeGateway
-from usageflow.stripe.forwarder import Forwarder
+from usageflow.server.cloudevents import CloudEventsAccount
+from usageflow.server.ways import STOP_S, Ways
+from usageflow.stripe.access import start
 from usageflow.worker import Duty, Worker
 
 DRAIN_S: Final = 10
 """Longest wait for requests in progress when the server is told to stop."""
-STOP_S: Final = 5.0
-"""Longest wait after that for the worker's round, and then again for calls to Stripe in flight."""
-
 ASSIGN_EVENTS_MAX: Final = 1_000
 """Events put into units in one transaction: short enough for ingestion beside it."""
 ASSIGN_S: Final = 10.0
 """How often events without a unit are looked for: a batch may commit while an account is made."""
-WATCH_S: Final = 1.0
-"""How soon the log tells that Stripe refuses the account's key."""
+FOLLOW_S: Final = 1.0
+"""How soon an account that was connected or withdrawn is noticed."""
+STATEMENT_S: Final = 60.0
+"""How often it is seen whether the hour's statement is to be made."""
 
 logger = logging.getLogger("usageflow.server")
 
@@ -71,9 +72,10 @@ class Server:
             db.claim_server()
             db.migrate()
             organization_id = self._prepare(db)
-            duties = self._duties(db, organization_id, opened)
-            worker = opened.enter_context(Worker(duties, stop_s_max=STOP_S))
-            self.app = create_api(db, self._settings, on_events=worker.wake)
+            ways = self._ways(db, organization_id)
+            opened.callback(ways.close)
+            opened.enter_context(Worker(duties(db, ways), stop_s_max=STOP_S))
+            self.app = create_api(db, self._settings, on_events=ways.wake)
             self._resources = opened.pop_all()
         return self
 
@@ -100,65 +102,45 @@ class Server:
         logger.info("database %s, %d policies", db.name, in_use)
         return organization_id
 
-    def _duties(self, db: Database, organization_id: str, opened: ExitStack) -> list[Duty]:
-        """What the worker has to do: nothing without a Stripe key. `opened` closes its means."""
-        settings = self._settings
-        if settings.stripe_api_key is None:
-            logger.info("no Stripe key: usage is recorded and not forwarded")
-            return []
-        gateway = StripeGateway(
-            settings.stripe_api_key,
-            timeout_s=settings.stripe_timeout_s,
-            base=settings.stripe_api_base,
-            connections_max=settings.stripe_concurrency,
-        )
-        opened.callback(gateway.close)
+    def _ways(self, db: Database, organization_id: str) -> Ways:
+        settings, cloudevents = self._settings, None
         with db.transaction() as tx:
-            account_id = ensure_own(tx, organization_id, livemode=gateway.livemode)
+            if settings.forward_to is not None:
+                if settings.stripe_api_key is not None:
+                    raise ConfigurationError(
+                        "USAGEFLOW_FORWARD_TO and USAGEFLOW_STRIPE_API_KEY are both set; usage "
+                        "goes to one place"
+                    )
+                cloudevents = CloudEventsAccount.ensure(tx, organization_id, settings.forward_to)
+            start(tx, settings, organization_id)
             waiting = pending(tx)
-        mode = "live" if gateway.livemode else "test"
-        logger.info("forwarding to Stripe in %s mode, %d units waiting", mode, waiting)
-        forwarder = Forwarder(
-            db,
-            account_id,
-            gateway,
-            timeout_s=settings.stripe_timeout_s,
-            calls_per_s=settings.stripe_calls_per_s or 80.0,
-            concurrency=settings.stripe_concurrency,
-            resend_s_max=settings.stripe_resend_s_max,
-            stop_s_max=STOP_S,
-        )
-        opened.enter_context(forwarder)
-        return forwarding(db, account_id, forwarder, refresh_s=settings.stripe_refresh_s)
+        ways = Ways(db, settings, cloudevents=cloudevents)
+        if not ways.follow():
+            logger.info("no Stripe key: usage is recorded and not forwarded")
+        logger.info("%d units waiting", waiting)
+        return ways
 
 
-def forwarding(
-    db: Database, account_id: str, forwarder: Forwarder, *, refresh_s: float
-) -> list[Duty]:
-    """The way from the ledger to one Stripe account, each duty building on those before it."""
-
-    def list_meters() -> int:
-        forwarder.refresh()
-        return 0  # nothing was moved, so the worker may pause
+def duties(db: Database, ways: Ways) -> list[Duty]:
+    """What is done for all accounts."""
 
     def assign() -> int:
         with db.transaction() as tx:
-            organization_id = tx.session.get_one(StripeAccountRow, account_id).organization_id
-            return assign_unassigned(tx, organization_id, ASSIGN_EVENTS_MAX)
+            return sum(
+                assign_unassigned(tx, organization_id, ASSIGN_EVENTS_MAX)
+                for organization_id in set(
+                    tx.session.exec(select(StripeAccountRow.organization_id))
+                )
+            )
 
-    def watch() -> int:
-        with db.reading() as tx:
-            account = tx.session.get_one(StripeAccountRow, account_id)
-            state, reason = account.state, account.reason
-        if state == "paused":
-            raise DeliveryError(f"{reason}; usage waits until a start with a good key")
-        return 0
+    def keep() -> int:
+        store_hourly(db)
+        return 0  # the next is an hour away
 
     return [
-        Duty("meters of Stripe", list_meters, refresh_s),
-        Duty("usage from before Stripe was connected", assign, ASSIGN_S),
-        Duty("forwarding to Stripe", forwarder.forward_once),
-        Duty("Stripe account", watch, WATCH_S),
+        Duty("accounts", ways.follow, FOLLOW_S),
+        Duty("usage from before an account was connected", assign, ASSIGN_S),
+        Duty("statement", keep, STATEMENT_S),
     ]
 
 

@@ -1,0 +1,233 @@
+"""The ways from the ledger to the accounts that usage is sent to: opened, kept, closed.
+
+Each account has two workers: one that sends, and one for what takes long, so that sending never
+waits for comparing. Accounts come and go while the server runs. It decides nothing about usage.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.forwarding.forwarder import Addresses, Forwarder
+from usageflow.forwarding.sink import Sink
+from usageflow.server.cloudevents import CloudEventsAccount
+from usageflow.stripe import catch_up, error_reports
+from usageflow.stripe.access import AccountAccess, accounts_to_serve
+from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.customers import StripeAddresses
+from usageflow.stripe.meter_event_sink import StripeMeterEvents
+from usageflow.stripe.meter_event_stream import StripeStream
+from usageflow.stripe.meters import Meters
+from usageflow.stripe.reconciliation import reconcile
+from usageflow.worker import Duty, Worker
+
+STOP_S: Final = 5.0
+"""Longest wait of a stop for a worker's round, and then again for calls in flight."""
+METERS_SOON_S: Final = 30.0
+"""How often it is seen whether meters should be listed; see `Meters.wanted`."""
+METERS_PAUSE_S: Final = 300.0
+"""Shortest pause between two lists because of a meter that is not among them: each is a read."""
+LEASE_CALLS: Final = 4
+"""Calls that one lease must outlive: search, two customers, the event."""
+REPORTS_AGE: Final = timedelta(days=2)
+"""How far back Stripe is asked for error reports; each is dealt with once."""
+
+logger = logging.getLogger("usageflow.server")
+
+
+class Way:
+    """The way to one account, open until `close`. The first workload is the one that sends."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._opened = ExitStack()
+        self._sending: Worker | None = None
+
+    def owns(self, close: Callable[[], None]) -> None:
+        """`close` is called at the end, after all that came to be owned later."""
+        self._opened.callback(close)
+
+    def work(self, duties: Sequence[Duty]) -> None:
+        """Let a worker do these duties until the end."""
+        worker = self._opened.enter_context(Worker(duties, stop_s_max=STOP_S))
+        self._sending = self._sending or worker
+
+    def wake(self) -> None:
+        """There may be usage to send. For any thread."""
+        if self._sending is not None:
+            self._sending.wake()
+
+    def close(self) -> None:
+        """End what takes long, what sends, and the calls in flight, for a bounded time each."""
+        self._opened.close()
+
+
+class Ways:
+    """The ways to all accounts that can be reached. `follow` is one thread's, `wake` anybody's."""
+
+    def __init__(
+        self, db: Database, settings: Settings, *, cloudevents: CloudEventsAccount | None = None
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._cloudevents = cloudevents
+        self._ways: Mapping[str, Way] = {}
+        self._meters: dict[str, Meters] = {}
+
+    def follow(self) -> int:
+        """Open ways to accounts that came up, close those of accounts that went; how many.
+
+        What an account is reached by may change too: a new key is a new way.
+        """
+        wanted: dict[str, Callable[[], Way]] = {}
+        if self._cloudevents is not None:
+            wanted["cloudevents"] = self._to_cloudevents
+        for access in accounts_to_serve(self._db, self._settings):
+            wanted[_name(access)] = partial(self._to_stripe, access)
+        gone = [name for name in self._ways if name not in wanted]
+        kept = {name: way for name, way in self._ways.items() if name in wanted}
+        for name in gone:
+            logger.warning("%s: nothing more is sent; its usage waits", self._ways[name].name)
+            self._ways[name].close()
+        new = {name: make() for name, make in wanted.items() if name not in kept}
+        self._ways = {**kept, **new}
+        return len(gone) + len(new)
+
+    def wake(self) -> None:
+        """There may be usage to send."""
+        for way in self._ways.values():
+            way.wake()
+
+    def want_meters(self, account_id: str) -> None:
+        """The meters of an account have changed: list them soon. For any thread."""
+        if account_id in self._meters:
+            self._meters[account_id].want()
+
+    def close(self) -> None:
+        """Close every way."""
+        for way in self._ways.values():
+            way.close()
+        self._ways = {}
+
+    def _to_stripe(self, access: AccountAccess) -> Way:
+        db, settings = self._db, self._settings
+        way = Way(f"Stripe account {access.stripe_account or 'own'}")
+        gateway = access.gateway(settings)
+        way.owns(gateway.close)
+        meters = self._meters[access.account_id] = Meters(db, access.account_id, gateway)
+        forwarder = self._forwarder(
+            access.account_id,
+            stripe_sink(settings, access, gateway, meters),
+            StripeAddresses(db, access.account_id, gateway),
+            skew_s=lambda: gateway.clock_skew_s,
+            ready=lambda: meters.known,
+        )
+        way.owns(forwarder.close)
+        way.work(
+            [
+                Duty(f"meters of {way.name}", _listing(meters, settings), METERS_SOON_S),
+                Duty(f"forwarding to {way.name}", forwarder.forward_once),
+            ]
+        )
+        way.work(comparing(db, settings, access.account_id, gateway, meters))
+        mode = "live" if access.livemode else "test"
+        logger.info("%s: forwarding in %s mode", way.name, mode)
+        return way
+
+    def _to_cloudevents(self) -> Way:
+        assert self._cloudevents is not None  # noqa: S101 - it is only wanted if there is one
+        way = Way("CloudEvents")
+        sink = self._cloudevents.sink(self._settings)
+        way.owns(sink.close)
+        forwarder = self._forwarder(self._cloudevents.account_id, sink, self._cloudevents.addresses)
+        way.owns(forwarder.close)
+        way.work([Duty("forwarding CloudEvents", forwarder.forward_once)])
+        logger.info("CloudEvents: forwarding to %s", self._cloudevents.target)
+        return way
+
+    def _forwarder(
+        self,
+        account_id: str,
+        sink: Sink,
+        addresses: Addresses,
+        *,
+        skew_s: Callable[[], float] = lambda: 0.0,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> Forwarder:
+        settings = self._settings
+        return Forwarder(
+            self._db,
+            account_id,
+            sink,
+            addresses,
+            concurrency=settings.stripe_concurrency,
+            resend_s_max=settings.stripe_resend_s_max,
+            lease_s=LEASE_CALLS * settings.stripe_timeout_s,
+            stop_s_max=STOP_S,
+            calls_per_s=settings.stripe_calls_per_s,
+            skew_s=skew_s,
+            ready=ready,
+        )
+
+
+def stripe_sink(
+    settings: Settings, access: AccountAccess, gateway: StripeGateway, meters: Meters
+) -> Sink:
+    """The sink of a Stripe account, as the settings have it."""
+    if settings.stripe_api == "v2-stream":
+        return StripeStream(gateway, meters)
+    return StripeMeterEvents(gateway, meters, calls_per_s=access.calls_per_s)
+
+
+def comparing(
+    db: Database, settings: Settings, account_id: str, gateway: StripeGateway, meters: Meters
+) -> list[Duty]:
+    """What takes long: asking Stripe for what its webhooks may have lost, and comparing sums."""
+
+    def ask() -> int:
+        catch_up.poll(db, account_id, gateway, lambda _: meters.want())
+        with db.reading() as tx:
+            since = tx.now - REPORTS_AGE
+        error_reports.poll(db, account_id, gateway, since)
+        return 0  # it is not due again at once
+
+    def compare() -> int:
+        report = reconcile(db, account_id, gateway, reads_per_day=settings.stripe_reads_per_day)
+        if report.differed:
+            logger.warning(
+                "%d of %d sums differ from Stripe's: see `usageflow reconcile`",
+                *(report.differed, report.compared),
+            )
+        return 0
+
+    return [
+        Duty("events of Stripe", ask, settings.stripe_poll_s),
+        Duty("comparison with Stripe", compare, settings.stripe_reconcile_s),
+    ]
+
+
+def _listing(meters: Meters, settings: Settings) -> Callable[[], int]:
+    """List the meters when they are due, or soon after one came up that is not among them."""
+    listed_s = -settings.stripe_refresh_s
+
+    def list_meters() -> int:
+        nonlocal listed_s
+        age_s = time.monotonic() - listed_s
+        soon = meters.wanted and age_s >= METERS_PAUSE_S
+        if not meters.known or soon or age_s >= settings.stripe_refresh_s:
+            meters.refresh()
+            listed_s = time.monotonic()
+        return 0  # nothing was moved, so the worker may pause
+
+    return list_meters
+
+
+def _name(access: AccountAccess) -> str:
+    """Tells one way of reaching an account from another, without the key itself."""
+    return f"{access.account_id} {hash(access.api_key)}"
