@@ -1,0 +1,225 @@
+"""Slots: what the units of one Stripe customer, event name and UTC hour carry.
+
+Queries only: which slots are to be compared is `unsettled`'s, what they should show, and what
+follows when they do not, `usageflow.stripe`'s. Units of a customer that is not known yet are in no
+slot: no byte of them was sent.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import reduce
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Select, func, literal_column, select
+
+from usageflow.db.exact import add, decimal_sum
+from usageflow.db.session import Tx
+from usageflow.db.tables import LaneRow, UnitRow, table
+from usageflow.ledger import lanes
+
+COUNTED: Final = ("accepted", "settled")
+"""The states of units that Stripe took."""
+OVER: Final = ("reissued", "written_off")
+"""The states of units that will never be at Stripe."""
+UNSURE: Final = ("sending", "ambiguous", "held")
+"""The states of units that Stripe may or may not have, if there was an attempt."""
+GONE: Final = ("reissued", "quarantined")
+"""The states of units that Stripe should not have, though there was an attempt."""
+PORTION: Final = 500
+"""Units in memory at a time while those of a slot are settled."""
+
+ACCEPTED: Final = table(UnitRow).c.state == literal_column("'accepted'")
+"""Written out, as the partial index has it."""
+
+_units, _lanes = table(UnitRow), table(LaneRow)
+
+
+class Series(NamedTuple):
+    """One sum at Stripe over time: of an account's customer and event name."""
+
+    organization_id: str
+    account_id: str
+    stripe_customer_id: str
+    event_name: str
+
+
+class Member(NamedTuple):
+    """A unit of a slot, as it was read."""
+
+    unit_id: int
+    lane_id: int
+    identifier: str
+    kind: str
+    state: str
+    quantity: Decimal
+    occurred_at: datetime
+    first_attempt_at: datetime | None
+    resend_until: datetime | None
+    attempts: int
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one slot holds. Two that are equal hold the same units in the same states.
+
+    `quantity` and `number` are of usage that Stripe took, `latest` is the newest by its time.
+    `accepted` units are to be settled; `accepted_at` and `corrected_at` are of the last unit and
+    the last correction that Stripe took. `coming`: corrections that it has not, None without one.
+    `members`: units that were sent, and are there or not, or should not be.
+    """
+
+    hour: datetime
+    quantity: Decimal = Decimal(0)
+    number: int = 0
+    latest: tuple[datetime, Decimal] | None = None
+    accepted: int = 0
+    accepted_at: datetime | None = None
+    corrected_at: datetime | None = None
+    coming: Decimal | None = None
+    members: tuple[Member, ...] = ()
+
+
+def holdings(
+    tx: Tx, series: Series, hours: Sequence[datetime], *, latest: bool
+) -> dict[datetime, Holding]:
+    """What each of these hours holds, at most a hundred; the `latest` unit only on request."""
+    groups: dict[datetime, list[Any]] = defaultdict(list)
+    for row in tx.session.execute(_grouped(series, hours)):
+        groups[row.hour].append(row)
+    members: dict[datetime, list[Member]] = defaultdict(list)
+    unclear = _of_members(series, hours).where(
+        _units.c.state.in_((*UNSURE, *GONE)), _units.c.first_attempt_at.is_not(None)
+    )
+    for hour, *values in tx.session.execute(unclear):
+        members[hour].append(Member(*values))
+    newest: dict[datetime, tuple[datetime, Decimal]] = {}
+    if latest:
+        newest = {row[0]: (row[1], row[2]) for row in tx.session.execute(_newest(series, hours))}
+    return {
+        hour: _holding(hour, groups[hour], newest.get(hour), tuple(members[hour])) for hour in hours
+    }
+
+
+def lock(tx: Tx, series: Series, hour: datetime) -> list[int]:
+    """Lock the lanes of a slot, whose units then stay as they are; their ids, in order."""
+    found = _joined(select(_units.c.lane_id), series, [hour])
+    lane_ids = sorted(set(tx.session.scalars(found)))
+    lanes.lock(tx, lane_ids)
+    return lane_ids
+
+
+def accepted(tx: Tx, series: Series, hour: datetime) -> Iterator[Sequence[UnitRow]]:
+    """The accepted units of a slot, some at a time; each portion must be settled before the next.
+
+    A slot of a meter that does not add up may hold more units than fit into memory.
+    """
+    found = _joined(select(UnitRow), series, [hour]).where(ACCEPTED).limit(PORTION)
+    while portion := tx.session.scalars(found).all():
+        yield portion
+        for unit in portion:
+            tx.session.expunge(unit)
+
+
+def taken_between(
+    tx: Tx, series: Series, hours: Sequence[datetime], start: datetime, end: datetime
+) -> list[tuple[datetime, Member]]:
+    """The accepted units of these hours that Stripe may have taken then, each with its hour."""
+    found = _of_members(series, hours).where(
+        ACCEPTED, _units.c.first_attempt_at <= end, _units.c.accepted_at >= start
+    )
+    return [(hour, Member(*values)) for hour, *values in tx.session.execute(found)]
+
+
+def first_usage(tx: Tx, series: Series, hour: datetime) -> datetime:
+    """The earliest time in this slot that Stripe was told."""
+    earliest = _joined(select(func.min(_units.c.occurred_at)), series, [hour])
+    moment: datetime = tx.session.execute(earliest).scalar_one()
+    return moment
+
+
+def _joined(statement: Select[Any], series: Series, hours: Sequence[datetime]) -> Select[Any]:
+    """The statement, of units in these slots."""
+    return statement.join_from(_units, _lanes, _lanes.c.id == _units.c.lane_id).where(
+        _units.c.organization_id == series.organization_id,
+        _units.c.stripe_customer_id == series.stripe_customer_id,
+        _units.c.hour.in_(hours),
+        _lanes.c.account_id == series.account_id,
+        _lanes.c.event_name == series.event_name,
+    )
+
+
+def _grouped(series: Series, hours: Sequence[datetime]) -> Select[Any]:
+    """Sums over all units of each hour, apart by what they mean for it."""
+    keys = (
+        _units.c.hour,
+        _units.c.kind,
+        _units.c.state,
+        _units.c.first_attempt_at.is_not(None).label("attempted"),
+    )
+    sums = (
+        decimal_sum(_units.c.quantity).label("quantity"),
+        func.count().label("number"),
+        func.max(_units.c.accepted_at).label("accepted_at"),
+    )
+    return _joined(select(*keys, *sums), series, hours).group_by(*keys)
+
+
+def _of_members(series: Series, hours: Sequence[datetime]) -> Select[Any]:
+    names = ("id", *Member._fields[1:])
+    columns = [_units.c.hour, *(_units.c[name] for name in names)]
+    return _joined(select(*columns), series, hours).order_by(_units.c.id)
+
+
+def _newest(series: Series, hours: Sequence[datetime]) -> Select[Any]:
+    """The last usage of each hour that Stripe took."""
+    place = func.row_number().over(
+        partition_by=_units.c.hour, order_by=(_units.c.occurred_at.desc(), _units.c.id.desc())
+    )
+    columns = (_units.c.hour, _units.c.occurred_at, _units.c.quantity, place.label("place"))
+    ranked = (
+        _joined(select(*columns), series, hours)
+        .where(_units.c.state.in_(COUNTED), _units.c.kind != "correction")
+        .subquery()
+    )
+    return select(ranked.c.hour, ranked.c.occurred_at, ranked.c.quantity).where(ranked.c.place == 1)
+
+
+def _holding(
+    hour: datetime,
+    groups: Sequence[Any],
+    latest: tuple[datetime, Decimal] | None,
+    members: tuple[Member, ...],
+) -> Holding:
+    counted = [row for row in groups if row.state in COUNTED]
+    usage = [row for row in counted if row.kind != "correction"]
+    corrections = [row for row in counted if row.kind == "correction"]
+    coming = [row for row in groups if row.kind == "correction" and _is_coming(row)]
+    return Holding(
+        hour=hour,
+        quantity=_sum(usage),
+        number=sum(row.number for row in usage),
+        latest=latest,
+        accepted=sum(row.number for row in counted if row.state == "accepted"),
+        accepted_at=_newest_of(counted),
+        corrected_at=_newest_of(corrections),
+        coming=_sum(coming) if coming else None,
+        members=members,
+    )
+
+
+def _is_coming(row: Any) -> bool:
+    """Whether these units are certainly not at Stripe, and may still be."""
+    unsure = row.state in UNSURE and row.attempted
+    return row.state not in (*COUNTED, *OVER) and not unsure
+
+
+def _sum(rows: Sequence[Any]) -> Decimal:
+    return reduce(add, (row.quantity for row in rows), Decimal(0))
+
+
+def _newest_of(rows: Sequence[Any]) -> datetime | None:
+    return max((row.accepted_at for row in rows if row.accepted_at), default=None)

@@ -1,0 +1,174 @@
+"""Which slots are to be compared with Stripe: those with something to learn from it, and no others.
+
+Queries only. A slot whose units are all settled is never looked at again and costs nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    union_all,
+)
+
+from usageflow.db.session import Tx
+from usageflow.db.tables import ErrorReportRow, LaneRow, ReconciliationRow, UnitRow, table
+from usageflow.ledger.slots import ACCEPTED, Series
+
+EXPIRED: Final = 2
+"""Rank of a unit that nobody may send again: its lane waits for the comparison."""
+SUSPECT: Final = 1
+"""Rank of units of which Stripe told that it dropped some, but not which."""
+CLOSED: Final = 0
+"""Rank of units of an hour that is over."""
+
+_units, _lanes = table(UnitRow), table(LaneRow)
+_reports, _differences = table(ErrorReportRow), table(ReconciliationRow)
+# Written out in the statement, so that the partial index of the same condition is used.
+_CURRENT: Final = _differences.c.state.in_(
+    bindparam("current", ("open", "applied", "dismissed"), expanding=True, literal_execute=True)
+)
+_FOR_PERSON: Final = or_(
+    _differences.c.classification.in_(("foreign", "rejected")),
+    _differences.c.proposal.is_not(None),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What is looked for: slots of one account, of hours before `closed`, and from `since` on.
+
+    `now`: undecided units whose window is over then. A difference that waits for a person, and was
+    looked at after `patience`, is left alone.
+    """
+
+    organization_id: str
+    account_id: str
+    now: datetime
+    closed: datetime
+    patience: datetime
+    since: datetime | None = None
+
+
+class Due(NamedTuple):
+    """A series with slots to compare, the highest rank and the oldest hour of them."""
+
+    series: Series
+    rank: int
+    first: datetime
+
+
+def due(tx: Tx, scope: Scope, limit: int) -> list[Due]:
+    """At most `limit` series with something to compare: by rank, then the oldest hour first."""
+    found = _slots(scope)
+    rank, first = func.max(found.c.rank), func.min(found.c.hour)
+    rows = tx.session.execute(
+        select(found.c.stripe_customer_id, found.c.event_name, rank, first)
+        .group_by(found.c.stripe_customer_id, found.c.event_name)
+        .order_by(rank.desc(), first, found.c.stripe_customer_id, found.c.event_name)
+        .limit(limit)
+    )
+    return [
+        Due(Series(scope.organization_id, scope.account_id, *row[:2]), *row[2:]) for row in rows
+    ]
+
+
+def due_hours(tx: Tx, scope: Scope, series: Series) -> Sequence[datetime]:
+    """The hours of a series that are to be compared, in order."""
+    found = _slots(scope, series)
+    return tx.session.scalars(select(found.c.hour).distinct().order_by(found.c.hour)).all()
+
+
+def is_suspected(tx: Tx, scope: Scope, report_id: str) -> bool:
+    """Whether a slot that this open report may be about was not compared since it came."""
+    found = _suspects(scope).where(_reports.c.event_id == report_id)
+    return tx.session.execute(found.limit(1)).first() is not None
+
+
+def _slots(scope: Scope, series: Series | None = None) -> Subquery:
+    """Slots to compare, with repeats: stripe_customer_id, event_name, hour and rank."""
+    recent = _differences.c.checked_at > scope.patience
+    attempted = _units.c.first_attempt_at.is_not(None)
+    closed = _units_of(scope, CLOSED).where(
+        ACCEPTED, _units.c.hour < scope.closed, ~_has_difference(recent, _FOR_PERSON)
+    )
+    held = _units_of(scope, CLOSED).where(
+        _units.c.state == "held", attempted, ~_has_difference(recent)
+    )
+    expired = _units_of(scope, EXPIRED).where(
+        _units.c.state == "ambiguous", _units.c.resend_until <= scope.now
+    )
+    parts = (closed, held, expired, _suspects(scope))
+    return union_all(*(_within(part, scope, series) for part in parts)).subquery()
+
+
+def _units_of(scope: Scope, rank: int) -> Select[Any]:
+    """Units that were bound to a customer; each one's slot."""
+    return (
+        select(
+            _units.c.stripe_customer_id,
+            _lanes.c.event_name,
+            _units.c.hour,
+            literal_column(str(rank)).label("rank"),
+        )
+        .join_from(_lanes, _units, _units.c.lane_id == _lanes.c.id)
+        .where(
+            _lanes.c.account_id == scope.account_id,
+            _units.c.organization_id == scope.organization_id,
+            _units.c.state != literal_column("'settled'"),  # as the partial index has it
+            _units.c.stripe_customer_id.is_not(None),
+        )
+    )
+
+
+def _suspects(scope: Scope) -> Select[Any]:
+    """Units that Stripe may have taken in the window of an open report, not compared since."""
+    may_be_meant = (
+        (_reports.c.account_id == _lanes.c.account_id)
+        & (_reports.c.state == "open")
+        & or_(_reports.c.event_name.is_(None), _reports.c.event_name == _lanes.c.event_name)
+    )
+    return (
+        _units_of(scope, SUSPECT)
+        .join(_reports, may_be_meant)
+        .where(
+            ACCEPTED,
+            _units.c.accepted_at >= _reports.c.window_start,
+            _units.c.first_attempt_at <= _reports.c.window_end,
+            ~_has_difference(_differences.c.checked_at >= _reports.c.received_at),
+        )
+    )
+
+
+def _within(part: Select[Any], scope: Scope, series: Series | None) -> Select[Any]:
+    if scope.since is not None:
+        part = part.where(_units.c.hour >= scope.since)
+    if series is not None:
+        part = part.where(
+            _units.c.stripe_customer_id == series.stripe_customer_id,
+            _lanes.c.event_name == series.event_name,
+        )
+    return part
+
+
+def _has_difference(*of: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether the unit's slot has an open difference of this kind."""
+    return exists().where(
+        _differences.c.account_id == _lanes.c.account_id,
+        _differences.c.stripe_customer_id == _units.c.stripe_customer_id,
+        _differences.c.event_name == _lanes.c.event_name,
+        _differences.c.hour == _units.c.hour,
+        _CURRENT,
+        _differences.c.state == "open",
+        *of,
+    )
