@@ -234,6 +234,17 @@ def test_a_connected_account_has_its_own_stream(emulator: RemoteEmulator, connec
     assert {row["account"] for row in emulator.journal()} == {"acct_other"}
 
 
+def test_a_deauthorized_account_streams_no_more(emulator: RemoteEmulator, connect: Connect) -> None:
+    """Its sessions end with its connection."""
+    headers = {"authorization": f"Bearer {emulator.api_key}", "stripe-account": "acct_other"}
+    httpx.post(f"{emulator.url}/_emulator/seed", json={}, headers=headers).raise_for_status()
+    session = connect(stripe_context="acct_other").v2.billing.meter_event_session.create()
+    stream(connect(), session, event("cus_unknown"))
+    emulator.deauthorize("acct_other")
+    with pytest.raises(stripe_sdk.TemporarySessionExpiredError):
+        stream(connect(), session, event("cus_unknown"))
+
+
 def test_the_stream_is_limited_by_events(
     emulator: RemoteEmulator, connect: Connect, sdk: stripe_sdk.StripeClient
 ) -> None:
