@@ -23,6 +23,7 @@ from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
 from usageflow.api.signup import SignupPages
 from usageflow.api.stripe_connect import StripeConnectPages
+from usageflow.api.stripe_webhooks import StripeWebhooks
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import DatabaseError
@@ -35,9 +36,16 @@ logger = logging.getLogger("usageflow.api")
 
 
 def create_api(
-    db: Database, settings: Settings, *, on_events: Callable[[], None] = lambda: None
+    db: Database,
+    settings: Settings,
+    *,
+    on_events: Callable[[], None] = lambda: None,
+    on_meters: Callable[[str], None] = lambda _: None,
 ) -> Starlette:
-    """The API over `db`. `on_events` is called whenever events were committed."""
+    """The API over `db`. `on_events` is called whenever events were committed.
+
+    `on_meters` gets the id of an account when Stripe tells that its meters have changed.
+    """
     app = Starlette(
         routes=[
             Route("/", _about, methods=["GET"]),
@@ -46,6 +54,7 @@ def create_api(
             *EdgeEndpoints(db, settings, on_events).routes(),
             *SignupPages(db).routes(),
             *StripeConnectPages(db, settings).routes(),
+            *StripeWebhooks(db, settings, on_meters).routes(),
             *MetricsEndpoint(db, settings).routes(),
         ],
         exception_handlers={

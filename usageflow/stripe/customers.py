@@ -112,25 +112,23 @@ class StripeAddresses:
         Nothing is bound: that is `bind`'s, once the unit is claimed again.
         """
         field, value = claim.identity_field, claim.identity_value
-        found, at = self._known(claim)
+        found, now = self._known(claim)
         if len(found) != 1 and value:
             try:
-                self._ask(field, value, found, at)
+                self._ask(field, value, found, now)
             except DeliveryError as error:
                 return AccountPaused(str(error)) if error.refused else Busy()
             found, _ = self._known(claim)
         return found[0] if len(found) == 1 else unclear(field, value, found)
 
     def _known(self, claim: Claim) -> tuple[list[str], datetime]:
-        """Whose the claim is as far as we know, and the time of what is read from now on."""
+        """Whose the claim is, as far as we know now."""
         identity = claim.identity_field, claim.identity_value
         with self._db.reading() as tx:
             meant = directory.known(tx, self._account_id, [identity])
-            return whose(meant.get(identity, ()), claim.occurred_at), reading_time(
-                tx, self._gateway
-            )
+            return whose(meant.get(identity, ()), claim.occurred_at), tx.now
 
-    def _ask(self, field: str, value: str, before: Collection[str], at: datetime) -> None:
+    def _ask(self, field: str, value: str, before: Collection[str], now: datetime) -> None:
         """Search, and read each candidate as it is now: a search is behind, and ignores case."""
         self._wait_for_turn()
         try:
@@ -143,8 +141,7 @@ class StripeAddresses:
         hits.sort(key=lambda hit: hit.metadata.get(field) != value)
         candidates = dict.fromkeys([*before, *(hit.customer_id for hit in hits)])
         found = {one: self._metadata(one) for one in islice(candidates, CANDIDATES_MAX)}
-        with self._db.transaction() as tx:
-            directory.seen(tx, self._account_id, found, {field}, at)
+        self._enter(found, {field}, now)
 
     def _metadata(self, customer_id: str) -> Mapping[str, str] | None:
         customer = self._gateway.customer(customer_id)
@@ -169,22 +166,30 @@ class StripeAddresses:
     def _list(self, fields: Collection[str]) -> None:
         """Put all customers with any of these fields into the directory, and who is gone."""
         with self._db.reading() as tx:
-            at = reading_time(tx, self._gateway)
-            missing = directory.having(tx, self._account_id, fields)
+            now, missing = tx.now, directory.having(tx, self._account_id, fields)
         listed = iter(self._gateway.list_customers())
         while some := {one.customer_id: one.metadata for one in islice(listed, LISTED_AT_ONCE)}:
-            with self._db.transaction() as tx:
-                directory.seen(tx, self._account_id, some, fields, at)
+            self._enter(some, fields, now)
             missing -= some.keys()
+        self._enter(dict.fromkeys(sorted(missing)), fields, now)
         with self._db.transaction() as tx:
-            for customer_id in sorted(missing):
-                directory.forget(tx, self._account_id, customer_id, at)
             directory.mark_listed(tx, self._account_id, fields)
 
+    def _enter(
+        self,
+        found: Mapping[str, Mapping[str, str] | None],
+        fields: Collection[str],
+        began: datetime,
+    ) -> None:
+        """Put into the directory what was read of some customers; the reading began then."""
+        at = reading_time(began, self._gateway)
+        with self._db.transaction() as tx:
+            directory.seen(tx, self._account_id, found, fields, at)
 
-def reading_time(tx: Tx, gateway: StripeGateway) -> datetime:
-    """When what is read from Stripe from now on was so, by Stripe's clock: see READ_AGE."""
-    return tx.now + timedelta(seconds=gateway.clock_skew_s) - READ_AGE
+
+def reading_time(began: datetime, gateway: StripeGateway) -> datetime:
+    """When what was read from Stripe, beginning then, was so by Stripe's clock: see READ_AGE."""
+    return began + timedelta(seconds=gateway.clock_skew_s) - READ_AGE
 
 
 def _unsearchable(error: DeliveryError) -> bool:
