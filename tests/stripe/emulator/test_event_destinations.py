@@ -76,6 +76,7 @@ def test_an_unknown_destination_is_missing(sdk: stripe_sdk.StripeClient) -> None
     [
         ({"type": "amazon_eventbridge"}, 501, "webhook endpoints only"),
         ({"webhook_endpoint": None}, 400, "webhook_endpoint"),
+        ({"webhook_endpoint": {"url": "hooks"}}, 400, "Invalid URL"),
         ({"events_from": ["@everyone"]}, 400, "@accounts"),
         ({"metadata": {"k" * 41: "v"}}, 400, "40 characters"),
     ],

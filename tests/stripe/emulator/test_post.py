@@ -322,6 +322,40 @@ def test_a_thin_notification_has_no_data(
     assert notification.fetch_event().id == ping.id
 
 
+def test_a_platform_hears_what_became_of_an_accounts_usage(
+    quick: RemoteEmulator, receiver: Receiver, sdk: stripe_sdk.StripeClient
+) -> None:
+    """The notification names the account, and the SDK fetches the event from there."""
+    headers = {"authorization": f"Bearer {quick.api_key}", "stripe-account": "acct_x"}
+    body = {"meters": [{"event_name": "tokens"}]}
+    httpx.post(f"{quick.url}/_emulator/seed", json=body, headers=headers).raise_for_status()
+    destination = sdk.v2.core.event_destinations.create(
+        {
+            "name": "errors",
+            "type": "webhook_endpoint",
+            "event_payload": "thin",
+            "events_from": ["@accounts"],
+            "enabled_events": ["v1.billing.meter.error_report_triggered"],
+            "webhook_endpoint": {"url": receiver.url},
+            "include": ["webhook_endpoint.signing_secret"],
+        }
+    )
+    event: Any = {"stripe_customer_id": "cus_unknown", "value": "1"}
+    sdk.v1.billing.meter_events.create(
+        {"event_name": "tokens", "payload": event}, {"stripe_account": "acct_x"}
+    )
+    quick.advance(60)
+    quick.settle()
+    ((body_sent, signed),) = receiver.got
+    assert destination.webhook_endpoint is not None
+    secret = destination.webhook_endpoint.signing_secret
+    assert secret is not None
+    notification = sdk.parse_event_notification(body_sent, signed, secret)
+    assert str(notification.context) == "acct_x"
+    fetched = notification.fetch_event().to_dict()
+    assert fetched["data"]["reason"]["error_count"] == 1
+
+
 def test_a_snapshot_follows_the_endpoints_version(
     quick: RemoteEmulator, receiver: Receiver, sdk: stripe_sdk.StripeClient
 ) -> None:

@@ -89,3 +89,16 @@ def test_wrong_metadata_and_events_are_refused(sdk: stripe_sdk.StripeClient) -> 
     thin: Any = ["v1.billing.meter.no_meter_found"]
     with pytest.raises(stripe_sdk.InvalidRequestError, match="enabled_events"):
         sdk.v1.webhook_endpoints.create(given(enabled_events=thin))
+
+
+@pytest.mark.parametrize(
+    "url", ["hooks", "ftp://127.0.0.1/", "http://", "http://127.0.0.1:99999/", "http://[::1/"]
+)
+def test_an_address_that_is_none_is_refused(sdk: stripe_sdk.StripeClient, url: str) -> None:
+    """At creation and at a change."""
+    made = sdk.v1.webhook_endpoints.create(HOOK)
+    with pytest.raises(stripe_sdk.InvalidRequestError, match="Invalid URL") as caught:
+        sdk.v1.webhook_endpoints.create(given(url=url))
+    assert caught.value.param == "url"
+    with pytest.raises(stripe_sdk.InvalidRequestError, match="Invalid URL"):
+        sdk.v1.webhook_endpoints.update(made.id, {"url": url})

@@ -97,6 +97,9 @@ def _refusal(params: dict[str, Any]) -> Reply | None:
         return error(501, message, kind="api_error", param="type")
     if "webhook_endpoint" not in params:
         return invalid("Missing required param: webhook_endpoint.", param="webhook_endpoint")
+    refusal = listeners.wrong_url(params["webhook_endpoint"], "url")
+    if refusal is not None:
+        return refusal
     if not {SELF, CONNECTED}.issuperset(params.get("events_from", ())):
         return invalid(f"`events_from` takes {SELF} and {CONNECTED}.", param="events_from")
     return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from usageflow.stripe.emulator.replies import Reply, invalid
 from usageflow.stripe.emulator.signatures import secret_of
@@ -70,6 +71,18 @@ def everyone(account: Account) -> Iterator[Listener]:
     """All listeners of the account."""
     for kind in (ENDPOINT, DESTINATION):
         yield from of(account, kind).values()
+
+
+def wrong_url(params: Mapping[str, Any], name: str) -> Reply | None:
+    """The refusal of something in `params` that nothing can be posted to; where nothing is given,
+    nothing is wrong.
+    """
+    try:
+        address = urlsplit(params.get(name, "http://localhost/"))
+        right = address.scheme in ("http", "https") and address.hostname and address.port != 0
+    except ValueError:
+        right = False
+    return None if right else invalid("Invalid URL.", param=name, code="url_invalid")
 
 
 def full(account: Account) -> Reply | None:

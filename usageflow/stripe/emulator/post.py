@@ -106,17 +106,25 @@ class Post:
             lane.task = asyncio.get_running_loop().create_task(self._empty(lane))
 
     async def _empty(self, lane: Lane) -> None:
-        """Deliver until nothing is due, nor will be by itself."""
-        timeout = httpx.Timeout(ATTEMPT_TIMEOUT_S)
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False, verify=_tls()) as client:
-            while (due_s := lane.queue.next_s(paused=self.conduct.pause)) is not None:
-                lane.changed.clear()
-                wait_s = due_s - time.monotonic()
-                if wait_s > 0:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(lane.changed.wait(), wait_s)
-                else:
-                    await self._attempt(client, lane, lane.queue.take())
+        """Deliver until nothing is due, nor will be by itself.
+
+        Asked again at the very end: closing connections takes a moment, in which more may come.
+        """
+        while lane.queue.next_s(paused=self.conduct.pause) is not None:
+            async with httpx.AsyncClient(
+                timeout=ATTEMPT_TIMEOUT_S, trust_env=False, verify=_tls()
+            ) as client:
+                await self._deliver(client, lane)
+
+    async def _deliver(self, client: httpx.AsyncClient, lane: Lane) -> None:
+        while (due_s := lane.queue.next_s(paused=self.conduct.pause)) is not None:
+            lane.changed.clear()
+            wait_s = due_s - time.monotonic()
+            if wait_s > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(lane.changed.wait(), wait_s)
+            else:
+                await self._attempt(client, lane, lane.queue.take())
 
     async def _attempt(self, client: httpx.AsyncClient, lane: Lane, delivery: Delivery) -> None:
         listener = delivery.listener

@@ -21,7 +21,7 @@ def create(account: Account, call: Call, now: datetime) -> Reply:
     metadata = merged({}, call.params)
     if isinstance(metadata, Reply):
         return metadata
-    refusal = listeners.full(account)
+    refusal = listeners.wrong_url(call.params, "url") or listeners.full(account)
     if refusal is not None:
         return refusal
     endpoint = Listener(
@@ -44,6 +44,9 @@ def update(account: Account, call: Call, now: datetime) -> Reply:
     endpoint = _found(account, call)
     if endpoint is None:
         return _missing(call)
+    refusal = listeners.wrong_url(call.params, "url")
+    if refusal is not None:
+        return refusal
     metadata = merged(endpoint.metadata, call.params)
     if isinstance(metadata, Reply):
         return metadata
