@@ -312,13 +312,17 @@ right_events = st.fixed_dictionaries(
 
 
 @settings(deadline=None)  # the machine may be busy
-@given(st.lists(right_events, max_size=3), st.lists(event_fields, max_size=1))
+@given(
+    st.lists(right_events, max_size=3),
+    st.lists(event_fields, max_size=1),
+    st.sampled_from([{}, {"other": 1}]),
+)
 def test_the_fast_way_of_the_stream_allows_what_the_description_does(
-    right: list[dict[str, Any]], random: list[dict[str, Any]]
+    right: list[dict[str, Any]], random: list[dict[str, Any]], more: dict[str, Any]
 ) -> None:
     """The type that reads streams and the schema agree, and give the same events."""
     (target,) = [one for one in stripe_contract().operations if one.name == STREAM]
-    body = json.dumps({"events": [*right, *random]}).encode()
+    body = json.dumps({"events": [*right, *random], **more}).encode()
     schema = target.body
     assert schema is not None
     document = json.loads(body)
