@@ -35,8 +35,8 @@ from usageflow.stripe.transport import Wire
 
 # It would write a file into the user's configuration and report on us with every request.
 stripe_sdk.enable_telemetry = False
-# At DEBUG it logs whole answers, and some hold secrets: of webhooks, sessions and connections.
-logging.getLogger("stripe").setLevel(logging.INFO)
+# It would log whole answers, and some hold secrets: of webhooks, sessions and connections.
+logging.getLogger("stripe").setLevel(logging.WARNING)
 
 PAGE_MAX: Final = 100
 """Objects in one page of a list, Stripe's limit: fewest reads."""
@@ -324,6 +324,8 @@ class StripeGateway:
 
 def parse_webhook(raw: bytes, signature: str, secrets: Sequence[str]) -> InboundEvent | None:
     """The event of a webhook, snapshot or thin; None if no secret fits, or it is no event."""
+    if not signature.isascii():  # the SDK cannot compare it
+        return None
     for secret in secrets:
         with suppress(stripe_sdk.SignatureVerificationError, ValueError):
             stripe_sdk.WebhookSignature.verify_header(raw, signature, secret, WEBHOOK_AGE_S_MAX)
