@@ -2,7 +2,6 @@
 
 import base64
 import http.server
-import logging
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +11,7 @@ from sqlmodel import col, select
 
 from usageflow.catalog.audit import CLI
 from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.secrets import Keyring, Place
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import AuditRow, OrganizationRow, StripeWebhookRow
@@ -19,13 +19,12 @@ from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts
 from usageflow.stripe.client import parse_webhook
 from usageflow.stripe.emulator.remote import RemoteEmulator
+from usageflow.stripe.events import DEAUTHORIZED, SNAPSHOTS
 from usageflow.stripe.webhook_setup import (
-    CONNECT_EVENTS,
-    SNAPSHOT_EVENTS,
     THIN_EVENTS,
+    bringing,
     create,
     remove,
-    secrets,
     webhooks,
 )
 
@@ -66,6 +65,14 @@ def settings(emulator: RemoteEmulator, received: tuple[str, list[tuple[bytes, st
     )
 
 
+def opened(database: Database) -> list[str]:
+    """The secrets that are stored."""
+    keyring = Keyring.read(KEYS)
+    with database.reading() as tx:
+        rows = tx.session.exec(select(StripeWebhookRow)).all()
+        return [keyring.open(row.secret, Place.of(row)) for row in rows]
+
+
 @pytest.fixture
 def own(database: Database) -> str:
     """The id of the default organization's own account."""
@@ -85,12 +92,12 @@ def test_both_are_made_once(
         made[0].endpoint_id,
         f"{settings.public_url}/stripe/webhooks",
     )
-    assert tuple(endpoint.enabled_events) == SNAPSHOT_EVENTS
+    assert tuple(endpoint.enabled_events) == SNAPSHOTS
     assert endpoint.api_version == stripe_sdk.api_version
     (destination,) = sdk.v2.core.event_destinations.list().data
     assert destination.id == made[1].endpoint_id
     assert tuple(destination.enabled_events) == THIN_EVENTS
-    assert not any(event.startswith("invoice.") for event in SNAPSHOT_EVENTS)
+    assert not any(event.startswith("invoice.") for event in SNAPSHOTS)
 
 
 def test_what_arrives_is_signed_with_a_secret_of_ours(
@@ -105,7 +112,7 @@ def test_what_arrives_is_signed_with_a_secret_of_ours(
     emulator.seed([{"account_id": "a"}])
     emulator.settle()
     ((body, signature),) = received[1]
-    event = parse_webhook(body, signature, secrets(database, settings))
+    event = parse_webhook(body, signature, opened(database))
     assert event is not None
     assert event.type == "customer.created"
     assert parse_webhook(body, signature, ["whsec_other"]) is None
@@ -133,8 +140,11 @@ def test_a_platform_hears_all_that_are_connected(
         "thin",
     ]
     assert create(database, platform, str(ids[1]), actor=CLI) == []
+    with database.reading() as tx:
+        for account in accounts.accounts(tx):
+            assert [row.kind for row in bringing(tx, account)] == ["snapshot", "thin"]
     (endpoint,) = sdk.v1.webhook_endpoints.list().data
-    assert set(endpoint.enabled_events) == {*SNAPSHOT_EVENTS, *CONNECT_EVENTS}
+    assert set(endpoint.enabled_events) == {*SNAPSHOTS, DEAUTHORIZED}
     (destination,) = sdk.v2.core.event_destinations.list().data
     assert destination.events_from == ["@accounts"]
 
@@ -146,7 +156,7 @@ def test_what_was_made_before_a_refusal_is_kept(
     emulator.fault("status", route="/v2/core/event_destinations", status=403)
     with pytest.raises(DeliveryError):
         create(database, settings, own, actor=CLI)
-    assert len(secrets(database, settings)) == 1
+    assert len(opened(database)) == 1
     assert [row.kind for row in create(database, settings, own, actor=CLI)] == ["thin"]
 
 
@@ -195,21 +205,4 @@ def test_a_webhook_is_forgotten(database: Database, settings: Settings, own: str
         assert not remove(tx, organization_id, first.endpoint_id, actor=CLI)
         done = tx.session.exec(select(AuditRow.action).order_by(col(AuditRow.seq))).all()
         assert done == ["stripe.webhook.create"] * 2 + ["stripe.webhook.remove"]
-    assert len(secrets(database, settings)) == 1
-
-
-def test_secrets_of_the_settings_count_too(
-    database: Database, settings: Settings, own: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Also when those in the database cannot be opened, which is told."""
-    assert secrets(database, settings) == []
-    given = settings.with_changes(stripe_webhook_secrets="whsec_1, whsec_2,")
-    create(database, given, own, actor=CLI)
-    assert secrets(database, given)[:2] == ["whsec_1", "whsec_2"]
-    assert len(secrets(database, given)) == 4
-    with caplog.at_level(logging.WARNING):
-        assert secrets(database, given.with_changes(encryption_keys=None)) == [
-            "whsec_1",
-            "whsec_2",
-        ]
-    assert "which is not in USAGEFLOW_ENCRYPTION_KEYS" in caplog.text
+    assert len(opened(database)) == 1

@@ -7,7 +7,6 @@ Invoices are not among them: were we slow to answer, Stripe would hold back invo
 account's own customers.
 """
 
-import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
@@ -25,24 +24,13 @@ from usageflow.stripe.access import access, platform
 from usageflow.stripe.accounts import CONNECT, Refused
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.connect import public_url
+from usageflow.stripe.events import DEAUTHORIZED, SNAPSHOTS
 from usageflow.stripe.inbound import ERROR_REPORT, NO_METER_FOUND, Endpoint
 
 PATH: Final = "/stripe/webhooks"
 SNAPSHOT: Final = "snapshot"
 THIN: Final = "thin"
-SNAPSHOT_EVENTS: Final = (
-    *("customer.created", "customer.updated", "customer.deleted"),
-    *("billing.meter.created", "billing.meter.updated"),
-    *("billing.meter.deactivated", "billing.meter.reactivated"),
-    *("customer.subscription.created", "customer.subscription.updated"),
-    "customer.subscription.deleted",
-)
-"""What keeps customers, meters and billing periods known."""
-CONNECT_EVENTS: Final = ("account.application.deauthorized",)
-"""What a platform is told besides."""
 THIN_EVENTS: Final = (ERROR_REPORT, NO_METER_FOUND)
-
-logger = logging.getLogger("usageflow.stripe")
 
 
 def create(
@@ -58,7 +46,7 @@ def create(
     url = public_url(settings) + PATH
     with db.reading() as tx:
         account = tx.session.get_one(StripeAccountRow, account_id)
-        there = {row.kind for row in _like(tx, account) if row.url == url}
+        there = {row.kind for row in bringing(tx, account) if row.url == url}
         tx.session.expunge_all()  # it is read after the transaction
     if account.livemode and not url.startswith("https://"):
         raise ConfigurationError(
@@ -92,6 +80,20 @@ def webhooks(tx: Tx, organization_id: str) -> Sequence[StripeWebhookRow]:
     ).all()
 
 
+def bringing(tx: Tx, account: StripeAccountRow) -> Sequence[StripeWebhookRow]:
+    """The webhooks that bring what this account needs: its own, or any of its platform's."""
+    found = select(StripeWebhookRow).join(
+        StripeAccountRow, col(StripeAccountRow.id) == col(StripeWebhookRow.account_id)
+    )
+    if account.kind == CONNECT:
+        found = found.where(col(StripeAccountRow.kind) == CONNECT)
+    else:
+        found = found.where(col(StripeAccountRow.id) == account.id)
+    return tx.session.exec(
+        found.order_by(col(StripeWebhookRow.created_at), col(StripeWebhookRow.kind))
+    ).all()
+
+
 def remove(tx: Tx, organization_id: str, endpoint_id: str, *, actor: str) -> bool:
     """Forget a webhook and its secret: what it brings is refused from now on. False if unknown.
 
@@ -103,35 +105,6 @@ def remove(tx: Tx, organization_id: str, endpoint_id: str, *, actor: str) -> boo
             _record(tx, row, "stripe.webhook.remove", actor)
             return True
     return False
-
-
-def secrets(db: Database, settings: Settings) -> list[str]:
-    """Every secret that a webhook may be signed with: those of the settings, and those stored.
-
-    One that cannot be opened is left out, and told: what it signs is refused, and comes again.
-    """
-    keyring = Keyring.read(settings.encryption_keys)
-    given = (settings.stripe_webhook_secrets or "").split(",")
-    found = [secret.strip() for secret in given if secret.strip()]
-    with db.reading() as tx:
-        for row in tx.session.exec(select(StripeWebhookRow)):
-            try:
-                found.append(keyring.open(row.secret, Place.of(row)))
-            except ConfigurationError as error:
-                logger.warning("webhook %s cannot be read: %s", row.endpoint_id, error)
-    return found
-
-
-def _like(tx: Tx, account: StripeAccountRow) -> Sequence[StripeWebhookRow]:
-    """The webhooks that bring what this account needs: its own, or any of its platform's."""
-    found = select(StripeWebhookRow).join(
-        StripeAccountRow, col(StripeAccountRow.id) == col(StripeWebhookRow.account_id)
-    )
-    if account.kind == CONNECT:
-        found = found.where(col(StripeAccountRow.kind) == CONNECT)
-    else:
-        found = found.where(col(StripeAccountRow.id) == account.id)
-    return tx.session.exec(found).all()
 
 
 def _gateway(settings: Settings, account: StripeAccountRow, keyring: Keyring) -> StripeGateway:
@@ -146,7 +119,7 @@ def _gateway(settings: Settings, account: StripeAccountRow, keyring: Keyring) ->
 def _made(gateway: StripeGateway, kind: str, url: str, *, connect: bool) -> Endpoint:
     if kind == THIN:
         return gateway.create_event_destination(url, THIN_EVENTS, connected=connect)
-    events = SNAPSHOT_EVENTS + (CONNECT_EVENTS if connect else ())
+    events = (*SNAPSHOTS, DEAUTHORIZED) if connect else SNAPSHOTS
     return gateway.create_webhook_endpoint(url, events, connect=connect)
 
 

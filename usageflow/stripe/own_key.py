@@ -1,0 +1,66 @@
+"""Storing the key of an organization's own account: looked at first, then sealed."""
+
+from contextlib import closing
+
+from sqlmodel import col, select
+
+from usageflow.catalog.secrets import Keyring
+from usageflow.config import Settings, problem_of
+from usageflow.db.session import Database, Tx
+from usageflow.db.tables import StripeMeterRow
+from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.stripe import accounts
+from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.inbound import AccountInfo
+
+
+def store(
+    db: Database, settings: Settings, organization_id: str, api_key: str, *, actor: str
+) -> AccountInfo | None:
+    """Store the key after a look at Stripe with it; whose it is, None if it may not tell.
+
+    Raises ConfigurationError if it is no key, is of another account than the one before, could not
+    be sealed, or if the organization has another account; DeliveryError if Stripe refuses it.
+    """
+    problem = problem_of("stripe_api_key", api_key)
+    if problem is not None:
+        raise ConfigurationError(f"the key {problem}")
+    keyring = Keyring.read(settings.encryption_keys)
+    keyring.require()
+    gateway = StripeGateway(
+        api_key, timeout_s=settings.stripe_timeout_s, base=settings.stripe_api_base
+    )
+    with closing(gateway):
+        owner = _owner(gateway)
+        listed = {meter.meter_id for meter in gateway.list_meters()}
+    with db.transaction() as tx:
+        known = _known_meters(tx, organization_id)
+        if known and not known & listed:
+            raise ConfigurationError(
+                "this key is of another Stripe account than the one this organization's usage "
+                "went to, and customers there are others; use a database of its own for it"
+            )
+        accounts.store_key(tx, organization_id, api_key, keyring, actor=actor)
+    return owner
+
+
+def _owner(gateway: StripeGateway) -> AccountInfo | None:
+    """Whose key it is. A restricted one need not be allowed to tell, nor need we be told."""
+    try:
+        return gateway.account_info()
+    except DeliveryError as error:
+        if not error.refused:
+            raise
+        return None
+
+
+def _known_meters(tx: Tx, organization_id: str) -> set[str]:
+    """The meters of the own account so far. Stripe deletes none, so its key must list them."""
+    account = accounts.own_account(tx, organization_id)
+    if account is None:
+        return set()
+    return set(
+        tx.session.exec(
+            select(StripeMeterRow.meter_id).where(col(StripeMeterRow.account_id) == account.id)
+        )
+    )
