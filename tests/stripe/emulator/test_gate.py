@@ -311,7 +311,7 @@ def test_a_slow_call_takes_effect_although_nobody_waits(
 ) -> None:
     """A client that gave up cannot know: the event is counted later."""
     impatient = connect(http_client=stripe_sdk.RequestsClient(timeout=0.2))
-    emulator.fault("slow", seconds=0.4)
+    emulator.fault("slow", seconds=1.5)  # long enough to look at the journal before it ends
     with pytest.raises(stripe_sdk.APIConnectionError):
         impatient.v1.billing.meter_events.create(event)
     assert list(emulator.journal()) == []
