@@ -36,7 +36,7 @@ class Senders(Generic[T]):
         return self._count - self.free
 
     def begin(self, what: str, call: Callable[[], T]) -> None:
-        """Let a free thread make a call. What it raises is logged as `what`, and gives no result."""
+        """Let a free thread make a call. What it raises is logged with `what`, as no result."""
         self.free -= 1
         if self._started < min(self._count, self.busy):
             self._started += 1

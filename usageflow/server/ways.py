@@ -14,6 +14,7 @@ from typing import Final
 
 from usageflow.config import Settings
 from usageflow.db.session import Database
+from usageflow.db.tables import StripeAccountRow
 from usageflow.forwarding.forwarder import Addresses, Forwarder
 from usageflow.forwarding.sink import Sink
 from usageflow.server.cloudevents import CloudEventsAccount
@@ -44,8 +45,9 @@ logger = logging.getLogger("usageflow.server")
 class Way:
     """The way to one account, open until `close`. The first workload is the one that sends."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, account_id: str) -> None:
         self.name = name
+        self.account_id = account_id
         self._opened = ExitStack()
         self._sending: Worker | None = None
 
@@ -93,8 +95,7 @@ class Ways:
         gone = [name for name in self._ways if name not in wanted]
         kept = {name: way for name, way in self._ways.items() if name in wanted}
         for name in gone:
-            logger.warning("%s: nothing more is sent; its usage waits", self._ways[name].name)
-            self._ways[name].close()
+            self._end(self._ways[name])
         new = {name: make() for name, make in wanted.items() if name not in kept}
         self._ways = {**kept, **new}
         return len(gone) + len(new)
@@ -115,9 +116,20 @@ class Ways:
             way.close()
         self._ways = {}
 
+    def _end(self, way: Way) -> None:
+        way.close()
+        with self._db.reading() as tx:
+            account = tx.session.get_one(StripeAccountRow, way.account_id)
+            state, reason = account.state, account.reason
+        logger.error(
+            "%s is %s (%s); its usage waits until a start with a good key, or until it is "
+            "connected again",
+            *(way.name, state, reason),
+        )
+
     def _to_stripe(self, access: AccountAccess) -> Way:
         db, settings = self._db, self._settings
-        way = Way(f"Stripe account {access.stripe_account or 'own'}")
+        way = Way(f"Stripe account {access.stripe_account or 'own'}", access.account_id)
         gateway = access.gateway(settings)
         way.owns(gateway.close)
         meters = self._meters[access.account_id] = Meters(db, access.account_id, gateway)
@@ -142,7 +154,7 @@ class Ways:
 
     def _to_cloudevents(self) -> Way:
         assert self._cloudevents is not None  # noqa: S101 - it is only wanted if there is one
-        way = Way("CloudEvents")
+        way = Way("CloudEvents", self._cloudevents.account_id)
         sink = self._cloudevents.sink(self._settings)
         way.owns(sink.close)
         forwarder = self._forwarder(self._cloudevents.account_id, sink, self._cloudevents.addresses)

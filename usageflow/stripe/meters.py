@@ -1,15 +1,11 @@
 """The meters of an account, as last listed: how they add up decides what may be folded."""
 
 from collections.abc import Mapping
-from typing import Final
 
 from usageflow.db.session import Database
 from usageflow.db.tables import StripeMeterRow
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter
-
-SOON_S: Final = 30.0
-"""How soon meters are listed again when one came up that is not among them."""
 
 
 class Meters:
@@ -34,6 +30,10 @@ class Meters:
             self.wanted = True
             return Meter(event_name=event_name)
         return meter
+
+    def want(self) -> None:
+        """Let them be listed soon."""
+        self.wanted = True
 
     def refresh(self) -> int:
         """List the meters and store them; how many there are. Stripe never deletes a meter.
