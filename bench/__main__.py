@@ -21,6 +21,7 @@ PARTS = (
     "idle",
     "slow",
     "workers",
+    "stripe",
 )
 QUIET_SHARE_MAX = 0.02
 

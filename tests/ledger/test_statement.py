@@ -209,10 +209,10 @@ def test_a_statement_is_kept_for_each_hour_once(ledger: "Ledger", line: "LineOf"
     ledger.append(line(quantity=1, event_name="used"), line(quantity=5, event_name="other"))
     ledger.clock.advance(1_000)
     assert statement.store_hourly(ledger.database) == 2
-    ledger.append(line(quantity=1, event_name="used"))
+    ledger.append(line(quantity=1, event_name="used"), line(quantity=1, event_name="new"))
     assert statement.store_hourly(ledger.database) == 0
     ledger.clock.advance(3_600)
-    assert statement.store_hourly(ledger.database) == 2
+    assert statement.store_hourly(ledger.database) == 3
     with ledger.database.reading() as tx:
         first, second = (
             statement.stored(tx, ledger.organization_id, at)
