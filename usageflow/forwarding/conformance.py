@@ -29,6 +29,8 @@ THREADS: Final = 8
 LOOK_S: Final = 0.02
 _DAY: Final = timedelta(days=1)
 _ANY_AGE: Final = timedelta(days=400)
+_ANY_DIGITS: Final = 20
+"""Tried where any number is declared to do: no binary float has them, and no 64-bit integer."""
 _FRACTIONS: Final = ("0.1", "0.2", "0.000001", "12345.678901")
 
 
@@ -176,7 +178,7 @@ def _order(it: Examination) -> Iterator[str]:
 
 
 def _exact(it: Examination) -> Iterator[str]:
-    digits = it.properties.digits_max or 38
+    digits = it.properties.digits_max or _ANY_DIGITS
     largest = "9" * digits
     before = it.totals()
     quantities = [largest, f"-{largest}", "-7", *_FRACTIONS, f"{'1' * (digits - 3)}.125"]
