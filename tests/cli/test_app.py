@@ -23,6 +23,8 @@ COMMANDS = {
     "endpoints",
     "keys",
     "policies",
+    "stripe",
+    "secrets",
     "spool",
     "stripe-emulator",
     "migrate",

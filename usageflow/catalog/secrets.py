@@ -78,6 +78,10 @@ class Keyring:
     def __repr__(self) -> str:
         return f"Keyring({', '.join(self._ciphers)})"
 
+    def __iter__(self) -> Iterator[str]:
+        """The ids of the keys; the first seals."""
+        return iter(self._ciphers)
+
     @property
     def sealing(self) -> str:
         """The id of the key that seals. Raises ConfigurationError if there is none."""

@@ -21,9 +21,11 @@ from usageflow.cli import (
     migrate,
     policies,
     proxy,
+    secrets,
     serve,
     spool,
     statement,
+    stripe,
     up,
     usage,
 )
@@ -47,6 +49,8 @@ app.command("inbox")(inbox.inbox)
 app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
+app.add_typer(stripe.app, name="stripe")
+app.add_typer(secrets.app, name="secrets")
 app.command("spool")(spool.spool)
 app.command("stripe-emulator")(emulator.stripe_emulator)
 app.command("migrate")(migrate.migrate)
