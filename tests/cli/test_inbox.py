@@ -15,6 +15,7 @@ from usageflow.cli import inbox
 from usageflow.db.session import Database
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
+from usageflow.ledger.attempts import Limits
 from usageflow.ledger.verdicts import Parked
 from usageflow.stripe.accounts import ensure_own
 
@@ -86,7 +87,7 @@ def full(url: str) -> str:
         add(db, event(2, event_name="calls"))
         with db.transaction() as tx:
             (claim,) = units.claim(
-                tx, account_id, owner="test", limit=1, lease_s=60, resend_s_max=60
+                tx, account_id, owner="test", limit=1, lease_s=60, limits=Limits(resend_s_max=60)
             )
             units.settle(tx, claim, Parked("no Stripe customer"))
         clock.tick()

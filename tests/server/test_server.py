@@ -26,7 +26,8 @@ from usageflow.errors import ConfigurationError, DatabaseError
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger.units import summary
 from usageflow.policies import Metric, Policy, PolicyFile
-from usageflow.server import STOP_S, Server, listening_socket
+from usageflow.server import Server, listening_socket
+from usageflow.server.ways import STOP_S
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running

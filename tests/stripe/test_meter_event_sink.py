@@ -12,8 +12,10 @@ import stripe as stripe_sdk
 
 from usageflow.db.tables import StripeAccountRow
 from usageflow.errors import DatabaseError, DeliveryError
+from usageflow.forwarding.forwarder import Forwarder
 from usageflow.ledger.verdicts import Verdict
 from usageflow.stripe.client import StripeCustomer, StripeGateway
+from usageflow.stripe.customers import StripeAddresses
 from usageflow.stripe.meter_events import MeterEvent
 
 if TYPE_CHECKING:
@@ -58,6 +60,12 @@ def assert_exactly_once(way: "Way", expected: dict[tuple[str, str], str]) -> Non
     assert set(identifiers(way).values()) <= {1}
     assert {unit.state for unit in way.units()} == {"accepted"}
     assert set(identifiers(way)) == {unit.identifier for unit in way.units()}
+
+
+def must_search(forwarder: Forwarder) -> None:
+    """Let the forwarder take the customers for listed, so that it has to search."""
+    assert isinstance(forwarder._addresses, StripeAddresses)
+    forwarder._addresses._fields.add("account_id")
 
 
 def test_usage_arrives_and_is_accepted(way: "Way") -> None:
@@ -166,8 +174,8 @@ def test_a_killed_sender_is_followed_by_another(way: "Way", moment: str) -> None
     sender resends the same identifier, and Stripe counts one.
     """
     forwarder = way.forwarder(dying := DyingGateway(way, moment))
-    if moment == "unbound":  # the customer must be searched
-        forwarder._addresses._fields.add("account_id")
+    if moment == "unbound":
+        must_search(forwarder)
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
     way.meters.refresh()
     way.use(5)
@@ -231,7 +239,7 @@ def test_closing_waits_only_so_long(
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
     forwarder = way.forwarder(stop_s_max=0.05)
     if "search" in route:
-        forwarder._addresses._fields.add("account_id")
+        must_search(forwarder)
     way.emulator.fault("slow", route=route, seconds=0.6)
     way.use(5)
     forwarder.forward_once()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import select
 
 from usageflow.db.tables import StripeMeterRow
-from usageflow.stripe import meters
+from usageflow.stripe.meters import Meters
 
 if TYPE_CHECKING:
     import stripe as stripe_sdk
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 def test_a_refresh_follows_stripe(way: "Way", sdk: "stripe_sdk.StripeClient") -> None:
     """New meters are added, changed ones updated; the payload keys come back with them."""
     way.emulator.seed([], ["tokens", {"event_name": "calls", "formula": "count"}])
-    found = meters.refresh(way.database, way.account_id, way.gateway)
-    assert {name: meter.formula for name, meter in found.items()} == {
-        "tokens": "sum",
-        "calls": "count",
-    }
-    sdk.v1.billing.meters.deactivate(found["tokens"].meter_id)
+    meters = Meters(way.database, way.account_id, way.gateway)
+    assert (meters.known, meters.wanted) == (False, True)
+    assert meters.refresh() == 2
+    assert (meters.known, meters.wanted) == (True, False)
+    assert (meters.get("tokens").formula, meters.get("calls").formula) == ("sum", "count")
+    sdk.v1.billing.meters.deactivate(meters.get("tokens").meter_id)
     way.emulator.seed([], [{"event_name": "seats", "event_time_window": "hour"}])
-    meters.refresh(way.database, way.account_id, way.gateway)
+    meters.refresh()
     with way.database.reading() as tx:
         rows = tx.session.exec(select(StripeMeterRow)).all()
         shown = {row.event_name: (row.formula, row.status, row.event_time_window) for row in rows}
@@ -32,3 +32,16 @@ def test_a_refresh_follows_stripe(way: "Way", sdk: "stripe_sdk.StripeClient") ->
         "calls": ("count", "active", None),
         "seats": ("sum", "active", "hour"),
     }
+
+
+def test_a_meter_that_was_not_listed_is_wanted(way: "Way") -> None:
+    """It is taken for a plain `sum` until it has been seen; so it is too when Stripe tells news."""
+    meters = Meters(way.database, way.account_id, way.gateway)
+    meters.refresh()
+    assert meters.get("new").formula == "sum"
+    assert meters.wanted
+    way.emulator.seed([], [{"event_name": "new", "formula": "last"}])
+    meters.refresh()
+    assert (meters.get("new").formula, meters.wanted) == ("last", False)
+    meters.want()
+    assert meters.wanted

@@ -13,18 +13,23 @@ from starlette.applications import Starlette
 from usageflow.addresses import bound_socket
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.connections import ResettableProtocol
+from usageflow.stripe.emulator.limits import Limits
 
 KEEP_ALIVE_S: Final = 75
 """How long an idle connection stays open; longer than clients keep theirs, so they close first."""
 START_TIMEOUT_S: Final = 10.0
 
 
-def run(host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM. Raises ConfigurationError if the address is taken."""
+def run(host: str, port: int, *, limits: bool = False) -> None:
+    """Serve until SIGINT or SIGTERM, with Stripe's rate limits if they are wanted.
+
+    Raises ConfigurationError if the address is taken.
+    """
     listener = _listening(host, port)
     sys.stdout.write(f"Stripe emulator: {_url(listener)} (set USAGEFLOW_STRIPE_API_BASE to it)\n")
     sys.stdout.flush()
-    _server(create_emulator()).run(sockets=[listener])
+    app = create_emulator(limits=Limits(enforce=limits))
+    _server(app).run(sockets=[listener])
 
 
 @contextmanager

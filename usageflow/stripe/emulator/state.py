@@ -4,6 +4,7 @@ Pure state: no HTTP, no clock of its own (handlers get `now`), nothing on disk. 
 store per account id and livemode; which one a request speaks to is decided in `accounts`.
 """
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -109,7 +110,8 @@ class Account:
     def new_id(self, prefix: str) -> str:
         """An id that no other account has."""
         mode = "live" if self.livemode else "test"
-        return f"{prefix}_{mode}{self.object_id[5:13]}{next(self._ids):08d}"
+        ours = hashlib.sha256(self.object_id.encode()).hexdigest()[:8]
+        return f"{prefix}_{mode}{ours}{next(self._ids):08d}"
 
     def meter_named(self, event_name: str) -> Meter | None:
         """The one meter that holds `event_name`, active or not."""
