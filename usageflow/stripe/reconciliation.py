@@ -42,9 +42,9 @@ logger = logging.getLogger("usageflow.stripe.reconciliation")
 class Report:
     """What one comparison did.
 
-    `reads` of Stripe, slots `compared` and among them those that `agreed` and `differed`, units
-    that were `decided`, and series that are `left` because today's reads are used up. `unread`: why
-    the slots of an event name could not be compared.
+    `reads` of Stripe, slots `compared` and among them those that `agreed` and `differed`, and units
+    that were `decided`. `left`: there was more, but today's reads are used up. `unread`: what could
+    not be compared, and why.
     """
 
     reads: int = 0
@@ -52,7 +52,7 @@ class Report:
     agreed: int = 0
     differed: int = 0
     decided: int = 0
-    left: int = 0
+    left: bool = False
     unread: dict[str, str] = field(default_factory=dict)
 
 
@@ -82,10 +82,10 @@ def reconcile(
     """
     report = Report()
     scope = _scope(db, account_id, since, everything=everything)
-    for page in _pages(db, scope, reads_per_day, report):
+    for page in _pages(db, scope, reads_per_day + 1, report):
         if not reads.take(db, account_id, per_day=reads_per_day, urgent=page.urgent):
-            report.left += 1
-            continue
+            report.left = True
+            break  # what comes next is less urgent still
         _compare(db, page, gateway, report)
     error_reports.close_compared(db, scope)
     return report
