@@ -185,20 +185,27 @@ def test_only_hashes_are_kept_and_not_for_ever(
         assert len(tx.session.exec(select(OauthStateRow)).all()) == 1
 
 
+@pytest.mark.parametrize("after_commit", [False, True])
 def test_a_code_is_not_exchanged_twice(
-    database: Database, settings: Settings, organization: str
+    database: Database,
+    settings: Settings,
+    organization: str,
+    emulator: RemoteEmulator,
+    *,
+    after_commit: bool,
 ) -> None:
-    """It would end the connection: an answer that is lost is not asked for again."""
+    """An answer that is lost is not asked for again; to begin anew connects the account."""
     told = decide(settings, begun(database, settings, organization).state, "connect:acct_1")
-    emulator = RemoteEmulator(settings.stripe_api_base or "", settings.stripe_api_key or "")
-    gone = settings.with_changes(stripe_api_base="http://127.0.0.1:9")
+    emulator.fault("reset", route="/oauth/token", after_commit=after_commit, count=1)
     with pytest.raises(DeliveryError):
-        connect.complete(database, gone, organization, told["code"])
-    assert accounts_to_serve(database, settings) == []
-    assert connect.complete(database, settings, organization, told["code"]) == "acct_1"
-    with pytest.raises(DeliveryError, match="already been used"):
         connect.complete(database, settings, organization, told["code"])
-    assert emulator.state()["accounts"]
+    assert accounts_to_serve(database, settings) == []
+    anew = decide(settings, begun(database, settings, organization).state, "connect:acct_1")
+    assert connect.complete(database, settings, organization, anew["code"]) == "acct_1"
+    (served,) = accounts_to_serve(database, settings)
+    gateway = served.gateway(settings)
+    assert gateway.account_info().account_id == "acct_1"
+    gateway.close()
 
 
 def test_an_account_of_another_organization_is_refused(

@@ -111,7 +111,7 @@ def _live(live: "LiveStatus | str") -> str:
     if isinstance(live, str):
         return live
     owner = f"{live.owner.name} ({live.owner.account_id})"
-    return f"{owner}, its clock is {live.clock_skew_s:+.0f} s from ours"
+    return f"{owner}, its clock is {round(live.clock_skew_s):+d} s from ours"
 
 
 def _meter(one: "MeterStatus") -> tuple[Any, ...]:

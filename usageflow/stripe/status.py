@@ -102,7 +102,7 @@ def statuses(
             tx,
             row,
             figures[row.account, row.livemode],
-            names,
+            () if row.state == "deauthorized" else names,  # what it lacks is nobody's problem
             reached=access(row, settings, keyring),
             live=(live or {}).get(row.id),
         )
