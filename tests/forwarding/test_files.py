@@ -99,7 +99,11 @@ def test_a_repeat_in_one_batch_is_one_line(sink: FileSink, path: Path) -> None:
     assert identifiers(path) == ["a"]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"specversion":"1.0","id":"c"', b"\x00\x00\x00", b"{}\n"])
+@pytest.mark.parametrize(
+    "torn",
+    [b"", b'{"specversion":"1.0","id":"c"', b"\x00\x00\x00", b"{}\n", b"." * 5_000],
+    ids=["nothing", "half a line", "zeros", "another", "more than comes after it"],
+)
 def test_what_a_crash_left_is_repaired(sink: FileSink, path: Path, torn: bytes) -> None:
     """Lines that the index does not know are known again; an unfinished one is cut off."""
     sink.send([parcel("a")])

@@ -146,10 +146,17 @@ def test_a_connection_that_takes_too_long_sent_nothing() -> None:
 )
 def test_half_an_answer_is_none(pool: Pool, parts: list[bytes]) -> None:
     """Once the request has left, whatever fails leaves its fate open; it is not sent again."""
-    with listening(saying(*parts)) as port:
-        lost = pool.request("POST", f"http://127.0.0.1:{port}/", {}, b"")
+    talks = []
+
+    def talk(connection: socket.socket) -> None:
+        talks.append(connection)
+        saying(*parts)(connection)
+
+    with listening(talk, connections=3) as port:
+        lost = pool.request("GET", f"http://127.0.0.1:{port}/", {})
     assert isinstance(lost, Lost)
     assert lost.sent
+    assert len(talks) == 1
 
 
 def test_silence_ends_after_the_timeout() -> None:

@@ -361,6 +361,7 @@ def test_an_account_is_connected_and_disconnected(emulator: RemoteEmulator) -> N
     theirs = StripeGateway(emulator.api_key, base=emulator.url, timeout_s=5, account="acct_x")
     assert theirs.account_info().account_id == "acct_x"
     assert theirs.send_stream([event()]) == Accepted()
+    assert [entry["account"] for entry in emulator.journal(every=True)] == ["acct_x"]
     platform.deauthorize("acct_x")
     gone = theirs.send_meter_event(event())
     assert isinstance(gone, AccountPaused)

@@ -93,20 +93,41 @@ def test_an_expired_session_is_replaced_once() -> None:
     assert stream(Played(EXPIRED), sessions).send([EVENT]) == Busy()
 
 
+class Crossing(Played):
+    """Refuses the first token to two calls: the second hears of it when the first is through."""
+
+    def __init__(self) -> None:
+        super().__init__(OK)
+        self.both = threading.Barrier(2)
+        self.through = threading.Event()
+
+    def request(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | str | None = None
+    ) -> Answer | Lost:
+        """EXPIRED for the first token."""
+        super().request(method, url, headers, body)
+        if headers["Authorization"] == "Bearer token_1":
+            if self.both.wait(10):
+                self.through.wait(10)
+            return EXPIRED
+        self.through.set()
+        return OK
+
+
 def test_threads_share_a_session() -> None:
-    """Eight calls at once open one, and replace it once."""
-    wire, sessions = Played(*[EXPIRED] * 1, OK), Sessions()
+    """One that was replaced by another thread is not replaced again."""
+    wire, sessions = Crossing(), Sessions()
     sending = stream(wire, sessions)
     verdicts: list[Verdict] = []
     threads = [
-        threading.Thread(target=lambda: verdicts.append(sending.send([EVENT]))) for _ in range(8)
+        threading.Thread(target=lambda: verdicts.append(sending.send([EVENT]))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
-    assert verdicts == [Accepted()] * 8
-    assert sessions.opened == 2
+        thread.join(20)
+    assert verdicts == [Accepted()] * 2
+    assert wire.tokens == ["token_1", "token_1", "token_2", "token_2"]
 
 
 @pytest.mark.parametrize("refusal", [AccountPaused("no"), Busy(account=True)])
