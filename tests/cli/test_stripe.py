@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import publish
+from usageflow.cli.stripe_status import _text as shown
 from usageflow.db.session import Database
 from usageflow.db.tables import OrganizationRow, StripeReadsRow
 from usageflow.policies import Policy
@@ -20,6 +22,7 @@ from usageflow.stripe import accounts, connect
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running
+from usageflow.stripe.status import AccountStatus
 
 Run = Callable[..., Any]
 KEY = "sk_test_trial"
@@ -382,3 +385,39 @@ def test_a_mistyped_path_is_named_and_nothing_is_made_there(
             f"usageflow: there is no database file {tmp_path / 'fresh.db'}\n",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lag_s", "words"),
+    [
+        (None, "nothing waits"),
+        (0.4, "the oldest waits for 0 s"),
+        (119.0, "for 119 s"),
+        (120.0, "for 2 minutes"),
+        (7_200.0, "for 2 hours"),
+        (200_000.0, "for 2 days"),
+    ],
+)
+def test_status_says_how_far_behind_it_is(lag_s: float | None, words: str) -> None:
+    """In a unit to grasp; and what is late for an invoice, only if something is."""
+    one = AccountStatus(
+        account="acct_1",
+        kind="connect",
+        mode="live",
+        state="active",
+        problem=None,
+        meters=(),
+        units={"sealed": 2, "parked": 1},
+        lag_s=lag_s,
+        drift=Decimal("1.50"),
+        drifts=2,
+        late=0,
+        webhooks=(),
+        reads_today=0,
+        live=None,
+    )
+    text = shown(one)
+    assert f"{words}; units: 2 sealed, 1 parked" in text
+    assert "drift        1.50 in 2 hours" in text
+    assert "late" not in text
+    assert "late         3 units" in shown(replace(one, late=3))
