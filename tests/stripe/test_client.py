@@ -374,6 +374,12 @@ def test_an_account_is_connected_and_disconnected(emulator: RemoteEmulator) -> N
         opened.close()
 
 
+def test_without_a_platform_nobody_connects(gateway: StripeGateway) -> None:
+    """The client id that is missing is named."""
+    with pytest.raises(DeliveryError, match="client_id"):
+        gateway.authorize_url(state="s", redirect_uri="https://us.invalid/back")
+
+
 def _query(url: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(url).query))
 

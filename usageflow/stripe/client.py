@@ -296,9 +296,10 @@ class StripeGateway:
 
     def authorize_url(self, *, state: str, redirect_uri: str) -> str:
         """Where the owner of an account is sent to connect it. Asks nobody."""
-        return self._oauth.authorize_url(
-            {"scope": "read_write", "state": state, "redirect_uri": redirect_uri}
-        )
+        with _explained():
+            return self._oauth.authorize_url(
+                {"scope": "read_write", "state": state, "redirect_uri": redirect_uri}
+            )
 
     def exchange_code(self, code: str) -> Connected:
         """Connect the account that gave this code.
