@@ -1,7 +1,6 @@
 """Whose a unit is where customers are known by their identity: nobody has to be asked."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from usageflow.db.session import Tx
 from usageflow.ledger import units
@@ -16,15 +15,8 @@ class ByIdentity:
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
         """The claims, in order, each bound to its customer."""
-        new: dict[str, list[int]] = {}
-        for claim in claims:
-            if claim.stripe_customer_id is None:
-                new.setdefault(claim.identity_value, []).append(claim.unit_id)
-        units.bind_customers(tx, new)
-        return [
-            replace(claim, stripe_customer_id=claim.stripe_customer_id or claim.identity_value)
-            for claim in claims
-        ]
+        new = {one.unit_id: one.identity_value for one in claims if not one.stripe_customer_id}
+        return units.bind_customers(tx, claims, new)
 
     def look_up(self, claim: Claim) -> str:
         """The customer, which `bind` knew already."""

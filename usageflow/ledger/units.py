@@ -7,12 +7,12 @@ at any time (the database sees to it), so what Stripe has can always be told fro
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, cast
 
+import msgspec
 from sqlalchemy import CursorResult, Row, bindparam, func, literal, or_, select, update
 from sqlmodel import col
 
@@ -36,8 +36,7 @@ _UNDECIDED = col(UnitRow.state).in_(
 logger = logging.getLogger("usageflow.ledger")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A unit that is ours to send until the lease ends, with everything its payload needs.
 
     `stripe_customer_id` is None until `bind_customers`; once bound, it is the same for ever, like
@@ -113,25 +112,33 @@ def claim(
     return [_claim(tx, account_id, row) for row in sendable]
 
 
-def bind_customers(tx: Tx, bound: Mapping[str, Collection[int]]) -> None:
-    """Fix the customer of some units' payloads, for ever: Stripe customer -> unit ids.
+def bind_customers(tx: Tx, claims: Sequence[Claim], customers: Mapping[int, str]) -> list[Claim]:
+    """Fix the customer of some units' payloads, for ever: unit id -> Stripe customer.
 
-    Must be committed before the first byte leaves, and may be in the transaction of the claim: a
-    unit found without a customer after a crash is known never to have been sent.
+    The claims, in order, with those that are bound now. Must be committed before the first byte
+    leaves, and may be in the transaction of the claim: a unit found without a customer after a
+    crash is known never to have been sent.
     """
-    units = table(UnitRow)
-    for stripe_customer_id, unit_ids in bound.items():
+    if customers:
+        units = table(UnitRow)
         tx.session.execute(
             update(units)
-            .where(units.c.id.in_(unit_ids))
-            .values(stripe_customer_id=stripe_customer_id)
+            .where(units.c.id == bindparam("unit"))
+            .values(stripe_customer_id=bindparam("customer")),
+            [{"unit": unit_id, "customer": customer} for unit_id, customer in customers.items()],
         )
+    return [
+        msgspec.structs.replace(claim, stripe_customer_id=customers[claim.unit_id])
+        if claim.unit_id in customers
+        else claim
+        for claim in claims
+    ]
 
 
 def bind_customer(tx: Tx, claim: Claim, stripe_customer_id: str) -> Claim:
     """The same for one claim; that claim with its customer."""
-    bind_customers(tx, {stripe_customer_id: [claim.unit_id]})
-    return replace(claim, stripe_customer_id=stripe_customer_id)
+    (bound,) = bind_customers(tx, [claim], {claim.unit_id: stripe_customer_id})
+    return bound
 
 
 def settle_all(tx: Tx, verdicts: Sequence[tuple[Claim, Verdict]]) -> set[int]:

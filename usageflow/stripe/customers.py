@@ -9,17 +9,14 @@ What is known is in the `directory`, what it means is decided in `identities`.
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
-from sqlalchemy import bindparam, update
-
 from usageflow.db.session import Database, Tx
-from usageflow.db.tables import UnitRow, table
 from usageflow.errors import DeliveryError
 from usageflow.forwarding.pacing import Pacer
+from usageflow.ledger import units
 from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import AccountPaused, Busy, Verdict
 from usageflow.stripe import directory
@@ -90,21 +87,7 @@ class StripeAddresses:
             match whose(meant.get((one.identity_field, one.identity_value), ()), one.occurred_at):
                 case [customer_id]:
                     bound[one.unit_id] = customer_id
-        if not bound:
-            return list(claims)
-        units = table(UnitRow)
-        tx.session.execute(
-            update(units)
-            .where(units.c.id == bindparam("unit"))
-            .values(stripe_customer_id=bindparam("customer")),
-            [{"unit": unit_id, "customer": customer_id} for unit_id, customer_id in bound.items()],
-        )
-        return [
-            replace(claim, stripe_customer_id=bound[claim.unit_id])
-            if claim.unit_id in bound
-            else claim
-            for claim in claims
-        ]
+        return units.bind_customers(tx, claims, bound)
 
     def look_up(self, claim: Claim) -> str | Verdict:
         """Ask Stripe whose the claim is; the verdict if that is not clear, or cannot be asked.
