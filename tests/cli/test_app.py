@@ -19,6 +19,7 @@ COMMANDS = {
     "demo",
     "usage",
     "statement",
+    "reconcile",
     "inbox",
     "endpoints",
     "keys",

@@ -21,6 +21,7 @@ from usageflow.cli import (
     migrate,
     policies,
     proxy,
+    reconcile,
     secrets,
     serve,
     spool,
@@ -45,6 +46,7 @@ app.command("proxy")(proxy.proxy)
 app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(demo.demo)
 app.command("usage")(usage.usage)
 app.command("statement")(statement.statement)
+app.add_typer(reconcile.app, name="reconcile")
 app.command("inbox")(inbox.inbox)
 app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")
