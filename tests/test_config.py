@@ -214,6 +214,7 @@ def test_secrets_are_not_shown() -> None:
         "hop_key": "hop_S" * 4,
         "stripe_webhook_secrets": "whsec_S",
         "encryption_keys": "sealed_S",
+        "forward_to": "https://user:pass_S@host/",
     }
     shown = repr(Settings(**secret))
     assert "uf_live_S" not in shown
@@ -221,5 +222,6 @@ def test_secrets_are_not_shown() -> None:
     assert "hop_S" not in shown
     assert "whsec_S" not in shown
     assert "sealed_S" not in shown
+    assert "pass_S" not in shown
     assert ":S@" not in shown
     assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()

@@ -309,6 +309,7 @@ class Settings:
     forward_to: str | None = _setting(
         None,
         "send usage as CloudEvents to file:PATH or to an http(s) URL, instead of to Stripe",
+        secret=True,
     )
 
     def __post_init__(self) -> None:

@@ -53,7 +53,6 @@ def counted(emulator: RemoteEmulator) -> Mapping[str, Decimal]:
     return {customer: value for (customer, _), value in emulator.applied("none").items()}
 
 
-@pytest.mark.xfail(strict=False, reason="meter_event counts a minus as a digit")
 @pytest.mark.parametrize("kind", ["v1", "v2"])
 def test_stripes_sinks_keep_what_a_sink_promises(
     emulator: RemoteEmulator, meters: Meters, gateway: StripeGateway, kind: str

@@ -47,7 +47,7 @@ app.command("demo", add_help_option=False, context_settings=demo.PASS_THROUGH)(d
 app.command("usage")(usage.usage)
 app.command("statement")(statement.statement)
 app.add_typer(reconcile.app, name="reconcile")
-app.command("inbox")(inbox.inbox)
+app.add_typer(inbox.app, name="inbox")
 app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")
 app.add_typer(policies.app, name="policies")
@@ -64,7 +64,7 @@ _EXTRAS: Final = {
     **dict.fromkeys(
         (
             *("uvicorn", "httptools", "starlette", "sqlmodel", "sqlalchemy", "alembic"),
-            *("stripe", "requests", "jsonschema"),
+            *("stripe", "urllib3", "jsonschema"),
         ),
         "server",
     ),

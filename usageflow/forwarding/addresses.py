@@ -10,8 +10,9 @@ from usageflow.ledger.units import Claim
 class ByIdentity:
     """The customer is the identity's value, `acct_42`. No unit is ever parked."""
 
-    def prepare(self) -> None:
-        """Nothing to learn."""
+    def prepare(self) -> bool:
+        """There is nothing to learn."""
+        return False
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
         """The claims, in order, each bound to its customer."""

@@ -41,6 +41,9 @@ LOOK_UPS_MAX: Final = 4
 LOOK_UP_LATER_S: Final = 5.0
 """How long a unit waits whose customer cannot be looked up because others are."""
 
+FOR_EVER_S: Final = 3_155_760_000.0
+"""A hundred years: how long a sink may be asked again that never forgets an identifier."""
+
 Results = list[tuple[Claim, Verdict]]
 
 logger = logging.getLogger("usageflow.forwarding")
@@ -49,8 +52,11 @@ logger = logging.getLogger("usageflow.forwarding")
 class Addresses(Protocol):
     """Whose a unit is, as the sink knows customers."""
 
-    def prepare(self) -> None:
-        """Called before each round: learn of what has come up since. May raise DeliveryError."""
+    def prepare(self) -> bool:
+        """Learn of what has come up since the last time; whether there was anything.
+
+        May raise DeliveryError.
+        """
         ...
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
@@ -67,7 +73,8 @@ class Forwarder:
 
     At most `concurrency` calls are in flight, and `calls_per_s` begin each second, fewer while the
     sink refuses some. A unit whose fate is unknown is sent again with the same identifier for
-    `resend_s_max` after its first attempt; afterwards reconciliation decides. `lease_s` must
+    `resend_s_max` after its first attempt; afterwards reconciliation decides (a sink that never
+    forgets is asked for ever). `lease_s` must
     outlive a look-up and a call; `stop_s_max` bounds the wait of `close`. `skew_s` tells the sink's
     clock minus ours, `ready` whether the sink knows enough to begin.
     """
@@ -93,7 +100,8 @@ class Forwarder:
         self._sink = sink
         self._addresses = addresses
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
-        self._resend_s_max = resend_s_max
+        for_ever = sink.properties.window_s is None
+        self._resend_s_max = FOR_EVER_S if for_ever else resend_s_max
         self._lease_s = lease_s
         self._stop_s_max = stop_s_max
         self._skew_s = skew_s
@@ -131,7 +139,7 @@ class Forwarder:
             raise
         wanted = self._pacer.grant(self._clock(), self._senders.free)
         settled = len(self._unsettled)
-        claims = self._exchange(wanted * self._sink.properties.batch_max)
+        claims = self._bound(self._exchange(wanted * self._sink.properties.batch_max))
         begun = self._send([claim for claim in claims if claim.stripe_customer_id is not None])
         self._pacer.give_back(wanted - begun)
         self._find([claim for claim in claims if claim.stripe_customer_id is None])
@@ -206,6 +214,14 @@ class Forwarder:
             limits=limits,
         )
         return self._addresses.bind(tx, claims) if claims else []
+
+    def _bound(self, claims: list[Claim]) -> list[Claim]:
+        """The claims, after another look if they brought up customers of a kind that is new."""
+        unclear = any(claim.stripe_customer_id is None for claim in claims)
+        if not unclear or not self._addresses.prepare():
+            return claims
+        with self._db.transaction() as tx:
+            return self._addresses.bind(tx, claims)
 
     def _send(self, claims: Sequence[Claim]) -> int:
         """Begin the calls that carry these claims; how many calls."""

@@ -167,7 +167,7 @@ def assign_unassigned(tx: Tx, organization_id: str, limit: int) -> int:
 
 
 def _account(tx: Tx, organization_id: str) -> str | None:
-    """The account usage goes to: the first that is connected, else the last that was."""
+    """The account usage goes to: the first that is not withdrawn, else the first there was."""
     withdrawn = case((col(StripeAccountRow.state) == "deauthorized", 1), else_=0)
     return tx.session.scalars(
         select(col(StripeAccountRow.id))

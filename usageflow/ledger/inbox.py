@@ -15,6 +15,7 @@ from usageflow.db.tables import (
     EVENT_FOR_HUMAN,
     IngestRejectionRow,
     LaneRow,
+    ReconciliationRow,
     UnitRow,
     UsageEventRow,
 )
@@ -34,11 +35,12 @@ _FOR_HUMAN = col(UsageEventRow.state).in_(
 class Item:
     """One thing to look at.
 
-    `key`: the event's id, the unit's identifier, or what could be read of a refused line's id.
+    `key`: the event's id, the unit's identifier, the difference's number, or what could be read of
+    a refused line's id.
     `subject`: whose it is and of what, as far as known.
     """
 
-    kind: Literal["event", "unit", "rejection"]
+    kind: Literal["event", "unit", "difference", "rejection"]
     key: str | None
     state: str
     subject: str
@@ -68,6 +70,7 @@ def items(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     return [
         *_events(tx, organization_id, limit),
         *_units(tx, organization_id, limit),
+        *_differences(tx, organization_id, limit),
         *_rejections(tx, organization_id, limit),
     ]
 
@@ -83,6 +86,10 @@ def count(tx: Tx, organization_id: str) -> int:
         .select_from(UnitRow)
         .where(col(UnitRow.organization_id) == organization_id)
         .where(col(UnitRow.state).in_(UNIT_STATES)),
+        select(func.count())
+        .select_from(ReconciliationRow)
+        .where(col(ReconciliationRow.organization_id) == organization_id)
+        .where(col(ReconciliationRow.state) == "open"),
         select(func.count())
         .select_from(IngestRejectionRow)
         .where(col(IngestRejectionRow.organization_id) == organization_id),
@@ -148,6 +155,27 @@ def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
             since=unit.updated_at,
         )
         for unit, lane in rows
+    ]
+
+
+def _differences(tx: Tx, organization_id: str, limit: int) -> list[Item]:
+    rows = tx.session.exec(
+        select(ReconciliationRow)
+        .where(col(ReconciliationRow.organization_id) == organization_id)
+        .where(col(ReconciliationRow.state) == "open")
+        .order_by(col(ReconciliationRow.id).desc())
+        .limit(limit)
+    )
+    return [
+        Item(
+            kind="difference",
+            key=str(row.id),
+            state=row.classification,
+            subject=f"{row.stripe_customer_id}, {row.event_name}, {row.hour:%Y-%m-%d %H:00}",
+            reason=row.reason,
+            since=row.first_seen_at,
+        )
+        for row in rows
     ]
 
 

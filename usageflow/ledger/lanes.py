@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, exists, func, select, update
 from sqlmodel import col
 
 from usageflow.db.session import Tx
+from usageflow.db.statements import among
 from usageflow.db.tables import UNIT_PENDING, LaneRow, UnitRow, table
 
 # Written out in the statement, so that the partial index of the same condition is used.
@@ -19,7 +20,7 @@ def lock(tx: Tx, lane_ids: Collection[int]) -> None:
     """Lock lanes in the one order there is, so that two transactions never wait in a circle."""
     if tx.dialect == "postgresql":
         lanes = table(LaneRow)
-        chosen = select(lanes.c.id).where(lanes.c.id.in_(lane_ids)).order_by(lanes.c.id)
+        chosen = select(lanes.c.id).where(among(tx, lanes.c.id, lane_ids)).order_by(lanes.c.id)
         tx.session.execute(chosen.with_for_update(key_share=True)).all()
 
 
@@ -32,7 +33,7 @@ def look_again(tx: Tx, lane_ids: Collection[int]) -> None:
     )
     tx.session.execute(
         update(lanes)
-        .where(lanes.c.id.in_(lane_ids))
+        .where(among(tx, lanes.c.id, lane_ids))
         .values(
             waiting=exists(select(units.c.id).where(*ours).correlate(lanes)),
             oldest_at=func.coalesce(oldest, lanes.c.oldest_at),
@@ -44,5 +45,7 @@ def unblock(tx: Tx, lane_ids: Collection[int]) -> None:
     """Let lanes go on at once that paused, for what they paused for has changed."""
     lanes = table(LaneRow)
     tx.session.execute(
-        update(lanes).where(lanes.c.id.in_(lane_ids)).values(blocked_until=tx.now, failures=0)
+        update(lanes)
+        .where(among(tx, lanes.c.id, lane_ids))
+        .values(blocked_until=tx.now, failures=0)
     )

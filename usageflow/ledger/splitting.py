@@ -3,8 +3,6 @@
 from decimal import ROUND_DOWN, Context, Decimal
 from typing import Final
 
-from usageflow.db.exact import plain
-
 UNIT_DIGITS_MAX: Final = 15
 """Digits of what one meter event carries; Stripe refuses a value with more (changelog of
 2026-04-22). Zeros are counted, since Stripe does not say that it would not."""
@@ -17,7 +15,7 @@ _LARGEST: Final = Decimal(10**UNIT_DIGITS_MAX - 1)
 
 def digits(value: Decimal) -> int:
     """Digits of `value` in plain notation, without zeros that say nothing."""
-    text = plain(value)
+    text = format(value, "f")
     text = text.rstrip("0") if "." in text else text
     return len(text.replace(".", "").lstrip("-0"))
 

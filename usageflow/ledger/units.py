@@ -13,10 +13,21 @@ from decimal import Decimal
 from typing import Any, Final, cast
 
 import msgspec
-from sqlalchemy import CursorResult, Row, bindparam, func, literal, or_, select, update
+from sqlalchemy import (
+    CursorResult,
+    Row,
+    bindparam,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlmodel import col
 
 from usageflow.db.session import Tx
+from usageflow.db.statements import among
 from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitRow, table
 from usageflow.ledger import lanes as lane_rows
 from usageflow.ledger.attempts import CLOCK_BACK_S_MAX, Limits, Outcome, outcome, start
@@ -89,13 +100,13 @@ def claim(
     lanes = table(LaneRow)
     tx.session.execute(
         update(lanes)
-        .where(lanes.c.id.in_([row.lane_id for row in sendable]))
+        .where(among(tx, lanes.c.id, [row.lane_id for row in sendable]))
         .values(lease_owner=owner, leased_until=until)
     )
     units = table(UnitRow)
     tx.session.execute(
         update(units)
-        .where(units.c.id.in_([row.unit_id for row in sendable]))
+        .where(among(tx, units.c.id, [row.unit_id for row in sendable]))
         .values(
             state="sending",
             attempts=units.c.attempts + 1,
@@ -241,7 +252,8 @@ def _next_units(tx: Tx, account_id: str, limit: int) -> "Sequence[Row[Any]]":
         )
         .where(
             lanes.c.account_id == account_id,
-            lanes.c.waiting,
+            # written out: the partial index has it so
+            literal_column("lane.waiting"),
             or_(lanes.c.lease_owner.is_(None), lanes.c.leased_until <= tx.now),
             or_(lanes.c.blocked_until <= tx.now, lanes.c.blocked_until > tx.now + _PAUSE_MAX),
         )
@@ -258,7 +270,7 @@ def _next_units(tx: Tx, account_id: str, limit: int) -> "Sequence[Row[Any]]":
             *(lanes.c[name].label(name) for name in _OF_LANE),
         )
         .join_from(units, lanes, lanes.c.id == units.c.lane_id)
-        .where(units.c.id.in_([row.unit_id for row in free if row.unit_id is not None]))
+        .where(among(tx, units.c.id, [row.unit_id for row in free if row.unit_id is not None]))
         .order_by(lanes.c.oldest_at, lanes.c.id)
     )
     return found.all()
@@ -300,7 +312,7 @@ def _never_sent(tx: Tx, unit_ids: Sequence[int]) -> None:
     units = table(UnitRow)
     tx.session.execute(
         update(units)
-        .where(units.c.id.in_(unit_ids), units.c.stripe_customer_id.is_(None))
+        .where(among(tx, units.c.id, unit_ids), units.c.stripe_customer_id.is_(None))
         .values(first_attempt_at=None, resend_until=None)
     )
 
@@ -311,7 +323,7 @@ def _expired(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
     lost = [row.unit_id for row in rows if row.state == "sending"]
     tx.session.execute(
         update(units)
-        .where(units.c.id.in_(lost))
+        .where(among(tx, units.c.id, lost))
         .values(state="ambiguous", reason="its sender ended without an answer", updated_at=tx.now)
     )
     _rest(tx, [row.lane_id for row in rows])
@@ -321,7 +333,7 @@ def _too_old(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
     units = table(UnitRow)
     tx.session.execute(
         update(units)
-        .where(units.c.id.in_([row.unit_id for row in rows]))
+        .where(among(tx, units.c.id, [row.unit_id for row in rows]))
         .values(
             state="held",
             reason="too old: Stripe takes usage of the last 35 days",
@@ -338,7 +350,7 @@ def _wait(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
     lanes = table(LaneRow)
     tx.session.execute(
         update(lanes)
-        .where(lanes.c.id.in_([row.lane_id for row in rows]))
+        .where(among(tx, lanes.c.id, [row.lane_id for row in rows]))
         .values(blocked_until=tx.now + timedelta(minutes=1))
     )
 
@@ -349,7 +361,7 @@ def _rest(tx: Tx, lane_ids: Sequence[int]) -> None:
     lanes = table(LaneRow)
     tx.session.execute(
         update(lanes)
-        .where(lanes.c.id.in_(lane_ids))
+        .where(among(tx, lanes.c.id, lane_ids))
         .values(waiting=False, lease_owner=None, leased_until=tx.now)
     )
 
@@ -384,7 +396,7 @@ def _attempts(tx: Tx, unit_ids: Sequence[int]) -> dict[int, int]:
     units = table(UnitRow)
     rows = tx.session.execute(
         select(units.c.id, units.c.attempts).where(
-            units.c.id.in_(unit_ids), units.c.state == "sending"
+            among(tx, units.c.id, unit_ids), units.c.state == "sending"
         )
     )
     return {row[0]: row[1] for row in rows}
@@ -398,7 +410,7 @@ def _decide(tx: Tx, result: Outcome, unit_ids: Sequence[int]) -> None:
         values["accepted_at"] = tx.now
     units = table(UnitRow)
     tx.session.execute(
-        update(units).where(units.c.id.in_(unit_ids)).values(updated_at=tx.now, **values)
+        update(units).where(among(tx, units.c.id, unit_ids)).values(updated_at=tx.now, **values)
     )
 
 
@@ -412,7 +424,7 @@ def _free(tx: Tx, settled: Iterable[tuple[Claim, Verdict]]) -> None:
     for (pause, failures), lane_ids in pauses.items():
         tx.session.execute(
             update(lanes)
-            .where(lanes.c.id.in_(lane_ids))
+            .where(among(tx, lanes.c.id, lane_ids))
             .values(
                 failures=failures,
                 blocked_until=tx.now + timedelta(seconds=pause),
@@ -424,9 +436,11 @@ def _free(tx: Tx, settled: Iterable[tuple[Claim, Verdict]]) -> None:
 
 
 def _pause(tx: Tx, account_id: str, verdict: AccountPaused) -> None:
+    """What is withdrawn stays so: only its owner can change that."""
     state = "deauthorized" if verdict.deauthorized else "paused"
     tx.session.execute(
         update(StripeAccountRow)
         .where(col(StripeAccountRow.id) == account_id)
+        .where(col(StripeAccountRow.state) != "deauthorized")
         .values(state=state, reason=verdict.message)
     )

@@ -59,8 +59,11 @@ class StripeAddresses:
         self._lock = threading.Lock()
         self._fields: set[str] = set()
 
-    def prepare(self) -> None:
-        """List all customers, once for each field that usage is known by. Raises DeliveryError."""
+    def prepare(self) -> bool:
+        """List all customers, once for each field that usage is known by; whether one was new.
+
+        Raises DeliveryError.
+        """
         with self._db.reading() as tx:
             new = directory.fields(tx, self._account_id) - self._fields
             unlisted = {
@@ -73,6 +76,7 @@ class StripeAddresses:
                 if not error.refused:  # a key that may not list may still search
                     raise
         self._fields |= new
+        return bool(new)
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
         """The claims, in order; those of whom it is clear whose they are, bound to that customer.

@@ -6,12 +6,8 @@ The same unit gives the same event, for ever: its identifier must never come wit
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
-
+from usageflow.ledger.splitting import UNIT_DIGITS_MAX, digits
 from usageflow.ledger.verdicts import Held
-
-VALUE_DIGITS_MAX: Final = 15
-"""Significant digits Stripe takes since 2026-04-22."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +45,9 @@ def meter_event(
             f"the Stripe meter of {meter.event_name} keeps only the last event of each "
             f"{meter.time_window}; use a meter without event_time_window"
         )
-    value = plain(quantity)
-    digits = len(value.replace(".", "").lstrip("0"))
-    if digits > VALUE_DIGITS_MAX:
-        return Held(
-            f"quantity {value} has {digits} digits; Stripe takes at most {VALUE_DIGITS_MAX}"
-        )
+    value, length = plain(quantity), digits(quantity)
+    if length > UNIT_DIGITS_MAX:
+        return Held(f"quantity {value} has {length} digits; Stripe takes at most {UNIT_DIGITS_MAX}")
     return MeterEvent(
         event_name=meter.event_name,
         identifier=identifier,
