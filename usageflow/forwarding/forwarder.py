@@ -216,9 +216,16 @@ class Forwarder:
         return self._addresses.bind(tx, claims) if claims else []
 
     def _bound(self, claims: list[Claim]) -> list[Claim]:
-        """The claims, after another look if they brought up customers of a kind that is new."""
+        """The claims, after another look if they brought up customers of a kind that is new.
+
+        If that cannot be had now, each is looked up by itself; the next round tells why.
+        """
         unclear = any(claim.stripe_customer_id is None for claim in claims)
-        if not unclear or not self._addresses.prepare():
+        try:
+            learned = unclear and self._addresses.prepare()
+        except DeliveryError:
+            learned = False
+        if not learned:
             return claims
         with self._db.transaction() as tx:
             return self._addresses.bind(tx, claims)
