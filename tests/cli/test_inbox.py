@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from usageflow.catalog.organizations import default_organization
 from usageflow.cli import inbox
 from usageflow.db.session import Database
+from usageflow.db.tables import ReconciliationRow, StripeAccountRow
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.attempts import Limits
@@ -109,8 +111,8 @@ def test_json_is_exact(run: Run, full: str) -> None:
     gap, unit, waiting, refused = (
         json.loads(line, parse_float=Decimal) for line in out.splitlines()
     )
-    fields = "id metric event_name identity quantity line policy policy_version request status"
-    nothing = dict.fromkeys((*fields.split(), "occurred_at"))
+    fields = "id metric event_name identity stripe_customer quantity line policy policy_version"
+    nothing = dict.fromkeys((*fields.split(), "request", "status", "occurred_at"))
     request = {
         "policy": "calls",
         "policy_version": "1",
@@ -136,6 +138,7 @@ def test_json_is_exact(run: Run, full: str) -> None:
         "event_name": "calls",
         "identity": acct_1,
         "quantity": Decimal(EXACT),
+        "occurred_at": "2026-11-21T09:30:00Z",
         "reason": "no Stripe customer",
     }
     assert waiting == nothing | request | {
@@ -187,6 +190,45 @@ def test_a_person_sees_the_newest(run: Run, full: str, monkeypatch: pytest.Monke
     ]
     assert len(found) == 65
     assert sum(item["metric"] == "API_CALL" for item in found) == 62
+
+
+def test_a_difference_says_what_stripe_lacks(run: Run, full: str) -> None:
+    """With every digit, by its customer there; `reconcile` takes its number."""
+    with closing(Database.open(full)) as db, db.transaction() as tx:
+        account = tx.session.exec(select(StripeAccountRow)).one()
+        tx.session.add(
+            ReconciliationRow(
+                organization_id=account.organization_id,
+                account_id=account.id,
+                stripe_customer_id="cus_1",
+                event_name="calls",
+                expected=Decimal(EXACT),
+                observed=Decimal("1e-9"),
+                classification="rejected",
+                reason="Stripe shows less",
+                state="open",
+                hour=START,
+                first_seen_at=START,
+                observed_at=START,
+                checked_at=START,
+            )
+        )
+    lines = run("inbox", "--json", "--database", full).out.splitlines()
+    (found,) = (json.loads(line, parse_float=Decimal) for line in lines if "difference" in line)
+    assert {name: value for name, value in found.items() if value is not None} == {
+        "kind": "difference",
+        "state": "rejected",
+        "since": "2026-11-21T09:30:00Z",
+        "id": "1",
+        "event_name": "calls",
+        "stripe_customer": "cus_1",
+        "quantity": Decimal("1234567890123456789012345.123456788"),
+        "occurred_at": "2026-11-21T09:30:00Z",
+        "reason": "Stripe shows less",
+    }
+    table = run("inbox", "--database", full).out.splitlines()
+    (row,) = (line for line in table if line.startswith("rejected difference"))
+    assert row.split()[4:6] == ["calls", "cus_1"]
 
 
 def test_a_refused_line_is_known_by_its_id(run: Run, url: str) -> None:

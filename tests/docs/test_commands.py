@@ -29,7 +29,7 @@ def parse(words: list[str]) -> None:
     """Read a command line as the program would, without running it. Raises what it would."""
     name, *rest = words
     command = COMMANDS[name]
-    if hasattr(command, "commands"):
+    if hasattr(command, "commands") and rest[:1] and not rest[0].startswith("-"):
         name, *rest = rest
         command = command.commands[name]
     if name == "demo":
@@ -67,7 +67,7 @@ def test_a_wrong_line_would_be_found(line: str) -> None:
 def test_commands_in_the_text_exist(page: Path) -> None:
     """`usageflow NAME` and `usageflow GROUP NAME`, wherever they are mentioned."""
     text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text(encoding="utf-8"))
-    for found in re.finditer(r"`usageflow ([a-z-]+)(?:\s+([a-z-]+))?", text):
+    for found in re.finditer(r"`usageflow ([a-z-]+)(?:\s+([a-z][a-z-]*))?", text):
         assert found[1] in COMMANDS, found[0]
         inner = getattr(COMMANDS[found[1]], "commands", None)
         assert inner is None or found[2] is None or found[2] in inner, found[0]

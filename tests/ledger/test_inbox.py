@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import UsageEventRow
+from usageflow.db.tables import ReconciliationRow, UsageEventRow
 from usageflow.ledger import inbox
 from usageflow.ledger.inbox import Gap, Item
 from usageflow.ledger.verdicts import Accepted, Held, Parked, Quarantined
@@ -75,6 +75,35 @@ def test_a_gap_is_in_the_inbox(ledger: "Ledger", line: "LineOf") -> None:
     (item,) = listed(ledger)
     assert (item.kind, item.state, item.subject) == ("event", "gap", "account_id acct_1, API_CALL")
     assert (item.reason, count(ledger)) == ("12 requests: disk full", 1)
+
+
+def test_open_differences_are_in_the_inbox(ledger: "Ledger") -> None:
+    """By whom, what and when they are; one that a person has decided on needs nobody."""
+    ledger.connect()
+    now = ledger.clock.now
+    with ledger.database.transaction() as tx:
+        for customer, state in (("cus_1", "open"), ("cus_2", "dismissed")):
+            tx.session.add(
+                ReconciliationRow(
+                    organization_id=ledger.organization_id,
+                    account_id="account-1",
+                    stripe_customer_id=customer,
+                    event_name="used",
+                    hour=now,
+                    expected=Decimal(2),
+                    observed=Decimal(1),
+                    classification="rejected",
+                    reason="Stripe shows 1 less",
+                    state=state,
+                    first_seen_at=now,
+                    observed_at=now,
+                    checked_at=now,
+                )
+            )
+    (item,) = listed(ledger)
+    assert (item.kind, item.state) == ("difference", "rejected")
+    assert (item.subject, item.reason) == ("cus_1, used, 2026-11-21 12:00", "Stripe shows 1 less")
+    assert (int(item.key or 0) > 0, item.since, count(ledger)) == (True, now, 1)
 
 
 def test_gaps_are_added_up_exactly(ledger: "Ledger", line: "LineOf") -> None:

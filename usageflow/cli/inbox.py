@@ -1,4 +1,4 @@
-"""`usageflow inbox`: what needs a human, each with its reason. Reads only."""
+"""`usageflow inbox`: what needs a human, each with its reason. Deciding is `inbox_actions`'s."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from usageflow.cli import inbox_actions
 from usageflow.cli.options import DatabaseOption, server_settings
 
 if TYPE_CHECKING:
@@ -22,19 +23,27 @@ KEYS_MAX: Final = 500
 """Keys in one statement: well below the least number of variables a database takes."""
 
 HEADER: Final = ("what", "when", "metric or meter", "where", "identity", "quantity", "reason")
-NOUNS: Final = {"event": "event", "unit": "unit", "rejection": "line"}
+NOUNS: Final = {"event": "event", "unit": "unit", "difference": "difference", "rejection": "line"}
+
+app = typer.Typer(help="What needs a human, and what they decide about it.")
+app.command("attach")(inbox_actions.attach)
+app.command("retry")(inbox_actions.retry)
+app.command("carry")(inbox_actions.carry)
+app.command("write-off")(inbox_actions.write_off)
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
     """What an item is of: an event has a metric, a policy and a request, a unit an event name.
 
-    `value` is None if nobody knows whose it is, `quantity` if nothing could be measured.
+    `value` is None if nobody knows whose it is, `quantity` if nothing could be measured. A
+    difference has no identity, but the customer at Stripe.
     """
 
     field: str
     value: str | None
     quantity: Decimal | None
+    stripe_customer: str | None = None
     metric: str | None = None
     event_name: str | None = None
     policy: str | None = None
@@ -47,14 +56,18 @@ class Details:
     @property
     def where(self) -> str:
         """What a person looks for to mend the cause."""
-        return "" if self.policy is None else f"{self.policy}: {self.request} {self.status or ''}"
+        if self.policy is None:
+            return self.stripe_customer or ""
+        return f"{self.policy}: {self.request} {self.status or ''}"
 
 
 AllDetails = Mapping[tuple[str, str | None], Details]
 """Details by kind and key of their item; a refused line has none."""
 
 
+@app.callback(invoke_without_command=True)
 def inbox(
+    context: typer.Context,
     *,
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON line per item, all of them")
@@ -62,6 +75,8 @@ def inbox(
     database: DatabaseOption = None,
 ) -> None:
     """Show what needs a human, the newest first, and why."""
+    if context.invoked_subcommand is not None:
+        return
     from usageflow.catalog.organizations import DEFAULT, organization
     from usageflow.db.session import Database
     from usageflow.ledger.inbox import count, items
@@ -84,6 +99,7 @@ def _details(tx: "Tx", organization_id: str, shown: "list[Item]") -> AllDetails:
     return {
         **_of_events(tx, organization_id, _keys("event", shown)),
         **_of_units(tx, organization_id, _keys("unit", shown)),
+        **_of_differences(tx, organization_id, _keys("difference", shown)),
     }
 
 
@@ -133,10 +149,41 @@ def _of_units(
     )
     return {
         ("unit", unit.identifier): Details(
-            lane.identity_field, lane.identity_value, unit.quantity, event_name=lane.event_name
+            lane.identity_field,
+            lane.identity_value,
+            unit.quantity,
+            stripe_customer=unit.stripe_customer_id,
+            event_name=lane.event_name,
+            occurred_at=unit.occurred_at,
         )
         for some in keys
         for unit, lane in tx.session.exec(both.where(col(UnitRow.identifier).in_(some)))
+    }
+
+
+def _of_differences(
+    tx: "Tx", organization_id: str, keys: Iterable[list[str]]
+) -> dict[tuple[str, str | None], Details]:
+    """The quantity is what Stripe lacks; what it has too much of is negative."""
+    from sqlmodel import col, select
+
+    from usageflow.db.exact import add
+    from usageflow.db.tables import ReconciliationRow
+
+    ours = select(ReconciliationRow).where(
+        col(ReconciliationRow.organization_id) == organization_id
+    )
+    return {
+        ("difference", str(row.id)): Details(
+            "",
+            None,
+            add(row.expected, row.observed.copy_negate()),
+            stripe_customer=row.stripe_customer_id,
+            event_name=row.event_name,
+            occurred_at=row.hour,
+        )
+        for some in keys
+        for row in tx.session.exec(ours.where(col(ReconciliationRow.id).in_(map(int, some))))
     }
 
 
@@ -160,6 +207,7 @@ def _document(item: "Item", of: Details | None) -> dict[str, Any]:
         "metric": of and of.metric,
         "event_name": of and of.event_name,
         "identity": {"field": of.field, "value": of.value} if of and of.value else None,
+        "stripe_customer": of and of.stripe_customer,
         "quantity": of and of.quantity,
         "policy": of and of.policy,
         "policy_version": of and of.policy_version,

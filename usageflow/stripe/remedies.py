@@ -1,0 +1,185 @@
+"""What a person can do about units that need one: send them again, carry them over, give them up.
+
+Each unit is dealt with by itself and leaves an audit row; what cannot be done is said in a sentence
+and changes nothing. Saying whose usage is, is `attachment`'s; differences are `corrections`'s.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from sqlmodel import col, select
+
+from usageflow.catalog import audit
+from usageflow.db.session import Tx
+from usageflow.db.tables import LaneRow, UnitRow
+from usageflow.ledger import lanes, resolution
+from usageflow.ledger.slots import Series
+from usageflow.periods import HOUR
+from usageflow.stripe import differences
+from usageflow.stripe.settlement import LAG, PAST, REPEAT
+
+STUCK: Final = ("quarantined", "held")
+"""The states of units that nothing sends any more."""
+HOPELESS: Final = ("parked", *STUCK)
+"""The states of units that may be given up."""
+
+
+class Outcome(NamedTuple):
+    """What became of one unit, in words that go on after its identifier."""
+
+    identifier: str
+    done: bool
+    told: str
+
+
+def refused_with(tx: Tx, organization_id: str, code: str) -> Sequence[str]:
+    """The identifiers of the units that are quarantined with this code, oldest first."""
+    return tx.session.exec(
+        select(UnitRow.identifier)
+        .where(
+            col(UnitRow.organization_id) == organization_id,
+            col(UnitRow.state) == "quarantined",
+            col(UnitRow.reason).startswith(f"{code}:", autoescape=True),
+        )
+        .order_by(col(UnitRow.id))
+    ).all()
+
+
+def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
+    """Send units again, after what was in their way is mended.
+
+    As they are if Stripe certainly never took them. Else another unit carries the quantity: Stripe
+    said that it dropped this one, or was compared since and does not show it.
+    """
+
+    def again(unit: UnitRow, lane: LaneRow) -> Outcome:
+        if tx.now - unit.occurred_at > PAST:
+            told = "it is too old for Stripe; `usageflow inbox carry` makes it usage of now"
+            return Outcome(unit.identifier, False, told)
+        if unit.first_attempt_at is None:
+            resolution.send_again(tx, unit)
+            return Outcome(unit.identifier, True, "goes out again as it is")
+        return _doubt(tx, unit, lane) or _reissued(tx, unit, "goes out again", later=False)
+
+    return _each(
+        tx, organization_id, identifiers, again, action="inbox.retry", states=STUCK, actor=actor
+    )
+
+
+def carry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
+    """Let another unit carry what is too old for Stripe: there it is usage of now."""
+
+    def over(unit: UnitRow, lane: LaneRow) -> Outcome:
+        if tx.now - unit.occurred_at <= PAST:
+            told = "Stripe still takes usage of its time; use `usageflow inbox retry`"
+            return Outcome(unit.identifier, False, told)
+        return _doubt(tx, unit, lane) or _reissued(tx, unit, "is carried over", later=True)
+
+    return _each(
+        tx, organization_id, identifiers, over, action="inbox.carry", states=STUCK, actor=actor
+    )
+
+
+def write_off(
+    tx: Tx, organization_id: str, identifiers: Sequence[str], reason: str, *, actor: str
+) -> list[Outcome]:
+    """Give units up, for this reason: they are never billed, and the statement says so."""
+
+    def off(unit: UnitRow, _: LaneRow) -> Outcome:
+        resolution.write_off(tx, unit, reason)
+        return Outcome(unit.identifier, True, "is written off, and will never be billed")
+
+    return _each(
+        tx,
+        organization_id,
+        identifiers,
+        off,
+        action="inbox.write_off",
+        states=HOPELESS,
+        actor=actor,
+    )
+
+
+def _each(
+    tx: Tx,
+    organization_id: str,
+    identifiers: Sequence[str],
+    remedy: Callable[[UnitRow, LaneRow], Outcome],
+    *,
+    action: str,
+    states: Sequence[str],
+    actor: str,
+) -> list[Outcome]:
+    """Apply a remedy to each of these units that is in one of these states."""
+    ours = (
+        select(UnitRow, LaneRow)
+        .join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
+        .where(
+            col(UnitRow.organization_id) == organization_id,
+            col(UnitRow.identifier).in_(identifiers),
+        )
+        .execution_options(populate_existing=True)
+    )
+    lanes.lock(tx, {unit.lane_id for unit, _ in tx.session.exec(ours)})
+    units = {unit.identifier: (unit, lane) for unit, lane in tx.session.exec(ours)}
+    outcomes = []
+    for identifier in dict.fromkeys(identifiers):
+        if identifier not in units:
+            outcomes.append(Outcome(identifier, False, "there is no such unit"))
+            continue
+        unit, lane = units[identifier]
+        before = {"state": unit.state, "reason": unit.reason}
+        outcome = (
+            remedy(unit, lane)
+            if unit.state in states
+            else Outcome(identifier, False, _in_the_way(unit))
+        )
+        if outcome.done:
+            audit.record(
+                tx,
+                organization_id,
+                actor=actor,
+                action=action,
+                subject=identifier,
+                before=before,
+                after={"state": unit.state, "reason": unit.reason, "told": outcome.told},
+            )
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _in_the_way(unit: UnitRow) -> str:
+    if unit.state == "parked":
+        return "it is parked, and tried again by itself; `usageflow inbox attach` says whose it is"
+    return f"it is {unit.state.replace('_', ' ')}, and needs nobody"
+
+
+def _doubt(tx: Tx, unit: UnitRow, lane: LaneRow) -> Outcome | None:
+    """Why a unit must not go out again yet: Stripe may have it after all. None if it has not."""
+    if unit.first_attempt_at is None or unit.accepted_at is not None:
+        return None  # it was never sent; or Stripe took it, and said later that it dropped it
+    compared_at = max(unit.hour + HOUR, unit.updated_at) + LAG + REPEAT
+    if tx.now < compared_at:
+        told = (
+            f"Stripe may have it; both sides have been compared by {compared_at:%Y-%m-%d %H:%M} "
+            f"UTC, so try again then"
+        )
+        return Outcome(unit.identifier, False, told)
+    series = Series(
+        lane.organization_id, lane.account_id, str(unit.stripe_customer_id), lane.event_name
+    )
+    found = differences.current(tx, series, [unit.hour]).get(unit.hour)
+    if found is None or found.state != "open" or found.observed <= found.expected:
+        return None
+    told = (
+        f"Stripe shows more than it should for {unit.hour:%Y-%m-%d %H:00} UTC, perhaps because it "
+        f"has this unit: see difference {found.id} of `usageflow reconcile`"
+    )
+    return Outcome(unit.identifier, False, told)
+
+
+def _reissued(tx: Tx, unit: UnitRow, told: str, *, later: bool) -> Outcome:
+    new = resolution.reissue(
+        tx, unit, reason=f"{told} by a person's word", occurred_at=tx.now if later else None
+    )
+    return Outcome(unit.identifier, True, f"{told} as {new.identifier}")
