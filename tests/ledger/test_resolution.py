@@ -147,6 +147,21 @@ def test_what_stripe_dropped_is_rejected(ledger: "Ledger", line: "LineOf") -> No
     assert (rejected.state, rejected.reason) == ("quarantined", "archived_meter: inactive")
 
 
+@pytest.mark.parametrize("again", [True, False], ids=["reissued", "rejected"])
+def test_stripes_word_ends_even_what_was_settled(
+    ledger: "Ledger", line: "LineOf", again: object
+) -> None:
+    """A sum may have shown a unit that Stripe dropped later: its lane has it no longer settled."""
+    unit = unit_after(ledger, line, Accepted())
+    act(ledger, unit, lambda tx, found: resolution.settled(tx, [found]))
+    if again:
+        act(ledger, unit, lambda tx, found: resolution.reissue(tx, found, reason="gone"))
+    else:
+        act(ledger, unit, lambda tx, found: resolution.reject(tx, found, "no", "no"))
+    assert (lane(ledger).settled, lane(ledger).metered) == (Decimal(0), Decimal(3))
+    assert ledger.rows(UnitRow)[0].state == ("reissued" if again else "quarantined")
+
+
 def test_an_ambiguous_unit_is_held_and_its_lane_goes_on(ledger: "Ledger", line: "LineOf") -> None:
     """A doubt that only a person can end keeps nothing else waiting."""
     unit = unit_after(ledger, line, Ambiguous("timeout"))

@@ -41,8 +41,8 @@ def hold(tx: Tx, unit: UnitRow, reason: str) -> None:
 
 
 def reject(tx: Tx, unit: UnitRow, code: str, message: str) -> None:
-    """Stripe told that it dropped this accepted unit after all."""
-    _locked(tx, unit.lane_id)
+    """Stripe told that it dropped this accepted, or even settled, unit after all."""
+    _unsettle(_locked(tx, unit.lane_id), unit)
     _step(tx, unit, "reject", f"{code}: {message}")
 
 
@@ -71,6 +71,7 @@ def reissue(tx: Tx, unit: UnitRow, *, reason: str, occurred_at: datetime | None 
     Only if Stripe does not have it. With `occurred_at` the usage is told for another time.
     """
     lane = _locked(tx, unit.lane_id)
+    _unsettle(lane, unit)
     _step(tx, unit, "reissue", reason)
     lane.blocked_until = tx.now
     new = _new(
@@ -103,6 +104,12 @@ def correct(
     new.reason = reason
     _look_again(tx, [new])
     return new
+
+
+def _unsettle(lane: LaneRow, unit: UnitRow) -> None:
+    """Take a settled unit off its lane's `settled` again."""
+    if unit.state == "settled" and unit.kind != "correction":
+        lane.settled = exact.add(lane.settled, unit.quantity.copy_negate())
 
 
 def _step(tx: Tx, unit: UnitRow, trigger: str, reason: str | None) -> None:

@@ -25,9 +25,11 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
     ("held", "settle"): "settled",
     ("ambiguous", "hold"): "held",
     ("accepted", "reject"): "quarantined",
+    ("settled", "reject"): "quarantined",
     ("quarantined", "seal"): "sealed",
     ("held", "seal"): "sealed",
     ("accepted", "reissue"): "reissued",
+    ("settled", "reissue"): "reissued",
     ("ambiguous", "reissue"): "reissued",
     ("quarantined", "reissue"): "reissued",
     ("held", "reissue"): "reissued",
@@ -38,7 +40,8 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
 """(state, what happens) -> state.
 
 `seal` after a refusal: Stripe never took the unit, so it may go out as it is. `reissue`: another
-unit carries its quantity, because its identifier is used up. `settle`: Stripe was seen to have it.
+unit carries its quantity, because its identifier is used up. `settle`: Stripe was seen to have it;
+only Stripe's own word that it dropped the unit ends that.
 """
 
 
