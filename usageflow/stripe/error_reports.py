@@ -36,7 +36,7 @@ def consume(tx: Tx, account_id: str, report: ErrorReport) -> bool:
     if not _insert(tx, account_id, report):
         return False
     units = _named(tx, account_id, report.samples)
-    explained = sum(_told(tx, units, sample) for sample in report.samples)
+    explained = sum(_told(tx, units.get(one.identifier), one) for one in report.samples)
     row = tx.session.get_one(ErrorReportRow, (account_id, report.event_id))
     row.explained = min(explained, report.error_count)
     row.state = "closed" if row.explained == report.error_count else "open"
@@ -100,7 +100,7 @@ def _event_name(tx: Tx, account_id: str, meter_id: str | None) -> str | None:
     return tx.session.exec(meters).first()
 
 
-def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> dict[str, UnitRow]:
+def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> Mapping[str | None, UnitRow]:
     """Our units among these, by identifier, with their lanes locked; customers that do not exist
     are forgotten, before that, as everywhere.
     """
@@ -122,24 +122,28 @@ def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> dict[str, Unit
     return {unit.identifier: unit for unit in tx.session.exec(ours)}
 
 
-def _told(tx: Tx, units: Mapping[str, UnitRow], sample: Sample) -> bool:
+def _told(tx: Tx, unit: UnitRow | None, sample: Sample) -> bool:
     """Deal with one event that was named; whether it is explained by that.
 
     One that is not ours needs no more. One that is being sent right now is not decided here: it is
     a suspect once it is accepted.
     """
-    if sample.identifier is None:
-        return False
-    unit = units.get(sample.identifier)
     if unit is None:
-        return True
-    if unit.state == "accepted" and sample.code != CUSTOMER_NOT_FOUND:
+        return sample.identifier is not None
+    if unit.state == "accepted" and not _may_be_mended(tx, unit, sample.code):
         _note(tx, unit, "reject", sample)
         resolution.reject(tx, unit, sample.code, sample.message)
     elif unit.state in ("accepted", "ambiguous"):
         _note(tx, unit, "reissue", sample)
         resolution.reissue(tx, unit, reason=f"{sample.code}: {sample.message}")
     return unit.state != "sending"
+
+
+def _may_be_mended(tx: Tx, unit: UnitRow, code: str) -> bool:
+    """Whether another unit may fare better: not if the last one had the same customer already."""
+    last = None if unit.parent_id is None else tx.session.get_one(UnitRow, unit.parent_id)
+    tried = last is not None and last.stripe_customer_id == unit.stripe_customer_id
+    return code == CUSTOMER_NOT_FOUND and not tried
 
 
 def _note(tx: Tx, unit: UnitRow, action: str, sample: Sample) -> None:
