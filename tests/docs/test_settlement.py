@@ -45,8 +45,8 @@ def test_every_class_and_proposal_is_explained() -> None:
 
 def test_numbers_are_those_of_the_code() -> None:
     """Each as the page words it."""
-    assert (LAG, REPEAT) == (timedelta(hours=2), timedelta(minutes=30))
-    assert (LATE, CANCEL, PAST) == (timedelta(hours=24), timedelta(hours=24), timedelta(days=34))
+    assert (timedelta(hours=2), timedelta(minutes=30)) == (LAG, REPEAT)
+    assert (timedelta(hours=24), timedelta(hours=24), timedelta(days=34)) == (LATE, CANCEL, PAST)
     assert (PAGE_HOURS, DOUBTS_MAX, KEPT_SHARE, WHOLE_MAX) == (100, 4, 10, 2**53)
     assert timedelta(hours=22) < PATIENCE < timedelta(days=1)
     assert timedelta(minutes=1) == WINDOW_SLACK

@@ -1,15 +1,11 @@
 """What the page about Stripe says of answers, pauses and identifiers."""
 
 import re
-import sqlite3
-import textwrap
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from usageflow.db.session import Database
-from usageflow.db.tables import UNIT_STATES
-from usageflow.ledger.folding import UNIT_DIGITS_MAX, Lane, identifier
+from usageflow.ledger.identifiers import identifier
+from usageflow.ledger.splitting import PARTS_MAX, UNIT_DIGITS_MAX
 from usageflow.ledger.verdicts import (
     BUSY_PAUSE_S,
     PARKED_PAUSE_S,
@@ -21,8 +17,13 @@ from usageflow.ledger.verdicts import (
     Quarantined,
     Verdict,
 )
+from usageflow.stripe.access import (
+    CONNECT_CALLS_PER_S,
+    OWN_LIVE_CALLS_PER_S,
+    SANDBOX_CALLS_PER_S,
+)
 from usageflow.stripe.answers import verdict
-from usageflow.stripe.meter_events import VALUE_DIGITS_MAX
+from usageflow.stripe.meter_event_sink import AHEAD_S_MAX, IDENTIFIER_WINDOW_S
 
 MEANINGS: dict[str, list[Verdict]] = {
     "200 | accepted": [Accepted()],
@@ -68,29 +69,34 @@ def test_pauses_are_as_told(root: Path) -> None:
 
 
 def test_units_are_as_told(root: Path) -> None:
-    """Identifier and digits."""
-    name = identifier(
-        "i", "a", Lane(1, "c", "e", folds=True), datetime(2026, 11, 21, tzinfo=UTC), 1
-    )
+    """Identifier, digits and parts."""
+    hour = datetime(2026, 11, 21, tzinfo=UTC)
+    name = identifier("i", "a", customer_id="c", event_name="e", hour=hour, sequence=1)
     assert (name[:4], len(name)) == ("uf1_", 56)
     assert "`uf1_` and a hash" in page(root)
     assert "56 characters" in page(root)
-    assert UNIT_DIGITS_MAX == VALUE_DIGITS_MAX == 15
+    assert UNIT_DIGITS_MAX == 15
+    assert len(str(PARTS_MAX * 10**UNIT_DIGITS_MAX)) - 1 == UNIT_DIGITS_MAX + 2
 
 
-def test_what_is_stuck_without_a_meter_can_be_found(root: Path, tmp_path: Path) -> None:
-    """The page names Stripe's words, and its query runs on the schema as it is."""
+def test_speeds_are_as_told(root: Path) -> None:
+    """What is sent in a second, by account."""
+    rows = re.findall(
+        r"^\| (.+?) \| (\d+) \| .*calls in all \||^\| (.+?) \| (\d+) \| 1", page(root), re.MULTILINE
+    )
+    told = {one or other: float(rate or rest) for one, rate, other, rest in rows}
+    assert told == {
+        "own, live": OWN_LIVE_CALLS_PER_S,
+        "connected, live": CONNECT_CALLS_PER_S,
+        "sandbox, test mode": SANDBOX_CALLS_PER_S,
+    }
+    assert (IDENTIFIER_WINDOW_S, AHEAD_S_MAX) == (24 * 3600, 4 * 60)
+
+
+def test_stripes_words_for_a_missing_meter_lead_to_a_retry(root: Path) -> None:
+    """The code that the page names is the one that such a unit is quarantined with."""
     text = (root / "docs" / "stripe.md").read_text(encoding="utf-8")
+    refused = verdict(400, None, 'No active meter found for event name "x"', {})
+    assert isinstance(refused, Quarantined)
+    assert f"usageflow inbox retry --code {refused.code}" in text
     assert "`No active meter found`" in text
-    (query,) = re.findall(r"^ *```sql\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    assert re.findall(r"state = '(\w+)'", query) == ["quarantined"]
-    assert "quarantined" in UNIT_STATES
-    file = tmp_path / "usageflow.db"
-    with closing(Database.open(f"sqlite:///{file}")) as db:
-        db.migrate()
-    with closing(sqlite3.connect(file)) as connection:
-        found = connection.execute(textwrap.dedent(query))
-        assert [column[0] for column in found.description] == [
-            *("event_name", "identifier", "stripe_customer_id", "quantity"),
-            *("occurred_at", "reason"),
-        ]

@@ -1,10 +1,11 @@
 """Running the emulator on TCP: in the foreground for a person, in a thread for a test."""
 
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import uvicorn
@@ -29,7 +30,10 @@ def run(host: str, port: int, *, limits: bool = False) -> None:
     sys.stdout.write(f"Stripe emulator: {_url(listener)} (set USAGEFLOW_STRIPE_API_BASE to it)\n")
     sys.stdout.flush()
     app = create_emulator(limits=Limits(enforce=limits))
-    _server(app).run(sockets=[listener])
+    # uvicorn stops, and then sends itself the signal again: it ends what it was asked to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        _server(app).run(sockets=[listener])
 
 
 @contextmanager
