@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Final, Self
 
 import uvicorn
-from sqlmodel import select
 
 from usageflow._types import ASGIApp
 from usageflow.addresses import bound_socket
@@ -24,28 +23,17 @@ from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import current, publish
 from usageflow.config import Settings
 from usageflow.db.session import Database
-from usageflow.db.tables import StripeAccountRow
 from usageflow.errors import ConfigurationError
-from usageflow.ledger.folding import assign_unassigned
-from usageflow.ledger.statement import store_hourly
 from usageflow.ledger.units import pending, recover
 from usageflow.policies import PolicyFile
 from usageflow.server.cloudevents import CloudEventsAccount
+from usageflow.server.duties import for_all_accounts
 from usageflow.server.ways import STOP_S, Ways
 from usageflow.stripe.access import start
-from usageflow.worker import Duty, Worker
+from usageflow.worker import Worker
 
 DRAIN_S: Final = 10
 """Longest wait for requests in progress when the server is told to stop."""
-ASSIGN_EVENTS_MAX: Final = 1_000
-"""Events put into units in one transaction: short enough for ingestion beside it."""
-ASSIGN_S: Final = 10.0
-"""How often events without a unit are looked for: a batch may commit while an account is made."""
-FOLLOW_S: Final = 1.0
-"""How soon an account that was connected or withdrawn is noticed."""
-STATEMENT_S: Final = 60.0
-"""How often it is seen whether the hour's statement is to be made."""
-
 logger = logging.getLogger("usageflow.server")
 
 
@@ -74,8 +62,12 @@ class Server:
             organization_id = self._prepare(db)
             ways = self._ways(db, organization_id)
             opened.callback(ways.close)
-            opened.enter_context(Worker(duties(db, ways), stop_s_max=STOP_S))
-            self.app = create_api(db, self._settings, on_events=ways.wake)
+            opened.enter_context(
+                Worker(for_all_accounts(db, self._settings, ways), stop_s_max=STOP_S)
+            )
+            self.app = create_api(
+                db, self._settings, on_events=ways.wake, on_meters=ways.want_meters
+            )
             self._resources = opened.pop_all()
         return self
 
@@ -119,29 +111,6 @@ class Server:
             logger.info("no Stripe key: usage is recorded and not forwarded")
         logger.info("%d units waiting", waiting)
         return ways
-
-
-def duties(db: Database, ways: Ways) -> list[Duty]:
-    """What is done for all accounts."""
-
-    def assign() -> int:
-        with db.transaction() as tx:
-            return sum(
-                assign_unassigned(tx, organization_id, ASSIGN_EVENTS_MAX)
-                for organization_id in set(
-                    tx.session.exec(select(StripeAccountRow.organization_id))
-                )
-            )
-
-    def keep() -> int:
-        store_hourly(db)
-        return 0  # the next is an hour away
-
-    return [
-        Duty("accounts", ways.follow, FOLLOW_S),
-        Duty("usage from before an account was connected", assign, ASSIGN_S),
-        Duty("statement", keep, STATEMENT_S),
-    ]
 
 
 def serve(
