@@ -15,14 +15,15 @@ from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
 from usageflow.events import Identity, UsageEvent, decode, encode
 from usageflow.ledger import store, units
+from usageflow.ledger.attempts import Limits
 from usageflow.periods import hour_start
-from usageflow.stripe import meters
 from usageflow.stripe.accounts import ensure_own
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running
 from usageflow.stripe.meter_events import MeterEvent, meter_event
+from usageflow.stripe.meters import Meters
 
 Run = Callable[..., Any]
 
@@ -120,14 +121,16 @@ def forward(url: str, emulator: RemoteEmulator, customer: str, *lines: bytes) ->
         with db.transaction() as tx:
             organization_id = default_organization(tx)
             account_id = ensure_own(tx, organization_id, livemode=False)
-        known = meters.refresh(db, account_id, gateway)
+        meters = Meters(db, account_id, gateway)
+        meters.refresh()
         with db.transaction() as tx:
             store.append(tx, organization_id, lines, unknown_metric="create")
-            claims = units.claim(tx, account_id, owner="test", limit=9, lease_s=60, resend_s_max=60)
+            limits = Limits(resend_s_max=60)
+            claims = units.claim(tx, account_id, owner="test", limit=9, lease_s=60, limits=limits)
             for claim in claims:
                 units.bind_customer(tx, claim, customer)
                 sent = meter_event(
-                    known[claim.event_name],
+                    meters.get(claim.event_name),
                     customer=customer,
                     quantity=claim.quantity,
                     identifier=claim.identifier,

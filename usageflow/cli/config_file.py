@@ -27,7 +27,9 @@ SECTIONS: Final = {
     "stripe": ("stripe_api_key", "Stripe"),
 }
 """The groups of `Settings`: the field each begins with (it reaches to the next), and a title."""
-LISTS: Final = frozenset({"upstream", "trusted_proxies", "path_rules"})
+LISTS: Final = frozenset(
+    {"upstream", "trusted_proxies", "path_rules", "stripe_webhook_secrets", "encryption_keys"}
+)
 """Settings of several values, separated by commas elsewhere: here they may be lists."""
 TEMPLATE_HEAD: Final = """\
 # usageflow.toml: every setting, its meaning and its default. `usageflow config` prints this file.
