@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlmodel import col, select
+from sqlmodel import select
 
 from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
 from usageflow.db.tables import (
-    LaneBoundaryRow,
     LaneRow,
     StripeAccountRow,
     StripeCustomerRow,
     StripeMeterRow,
-    UnitRow,
 )
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.attempts import Limits
-from usageflow.ledger.verdicts import Busy, Parked, Verdict
-from usageflow.stripe import directory
+from usageflow.ledger.verdicts import Parked, Verdict
+from usageflow.stripe import directory, identity_lanes
 from usageflow.stripe.identities import whose
 
 if TYPE_CHECKING:
@@ -335,7 +333,7 @@ def test_an_empty_identity_is_nobody(known: Directory) -> None:
 
 def test_many_identities_at_once(known: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than fit in one statement, of several fields."""
-    monkeypatch.setattr(directory, "VALUES_MAX", 7)
+    monkeypatch.setattr(identity_lanes, "VALUES_MAX", 7)
     known.seen(1, ["field"], **{f"cus_{number}": {"field": str(number)} for number in range(40)})
     known.changed("cus_other", 1, other="1")
     wanted = [("field", str(number)) for number in range(50)] + [("other", "1")]
@@ -358,62 +356,6 @@ def test_lists_are_remembered(known: Directory) -> None:
         assert directory.listed_at(tx, ACCOUNT, "field") == START
         assert directory.listed_at(tx, ACCOUNT, "other") is None
         assert directory.having(tx, ACCOUNT, {"field"}) == {"cus_1"}
-
-
-def test_fields_are_those_of_lanes(known: Directory) -> None:
-    """Each once, however many lanes there are."""
-    with known.database.reading() as tx:
-        assert directory.fields(tx, ACCOUNT) == set()
-    known.use("a", 1)
-    known.use("b", 1)
-    with known.database.transaction() as tx:
-        lane = tx.session.exec(select(LaneRow).where(col(LaneRow.identity_value) == "b")).one()
-        lane.identity_field = "other"
-    with known.database.reading() as tx:
-        assert directory.fields(tx, ACCOUNT) == {"field", "other"}
-        assert directory.fields(tx, "account-2") == set()
-
-
-def boundaries(known: Directory) -> list[datetime]:
-    """Where no unit may cross."""
-    return sorted(row.at for row in known.rows(LaneBoundaryRow))
-
-
-def test_units_do_not_cross_a_change(known: Directory) -> None:
-    """What is open is sealed; what is told late can make moments boundaries that were none."""
-    known.changed("cus_1", -10, field="a")
-    known.use("a", 1)
-    known.changed("cus_1", 5, field="b")
-    known.changed("cus_2", 5, field="a")
-    known.use("a", 6)
-    assert boundaries(known) == [at(5)]
-    assert [unit.quantity for unit in known.rows(UnitRow)] == [1, 1]
-    known.changed("cus_3", 8, field="x")
-    known.changed("cus_3", 7, field="a")
-    assert boundaries(known) == [at(5)]
-    known.changed("cus_2", 6, field="")
-    assert boundaries(known) == [at(5), at(6), at(7), at(8)]
-
-
-def test_the_first_customer_of_a_value_is_no_boundary(known: Directory) -> None:
-    """All usage before is its, so nothing must be told apart."""
-    known.use("a", 1)
-    known.changed("cus_1", 5, field="a")
-    assert boundaries(known) == []
-
-
-def test_parked_lanes_go_on_at_once(known: Directory, clock: "Clock") -> None:
-    """When whose they are has changed; lanes that pause for another cause go on pausing."""
-    known.use("a", 0)
-    known.use("b", 0)
-    parked, busy = sorted(known.claim(), key=lambda claim: claim.identity_value)
-    known.settle(parked, Parked("no Stripe customer"))
-    known.settle(busy, Busy(30))
-    clock.now = at(0.1)
-    assert known.claim() == []
-    known.changed("cus_1", 0, field="a")
-    known.changed("cus_2", 0, field="b")
-    assert [claim.identity_value for claim in known.claim()] == ["a"]
 
 
 def test_attaching_releases_what_was_parked(known: Directory, clock: "Clock") -> None:

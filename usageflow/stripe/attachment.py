@@ -6,7 +6,7 @@ from usageflow.db.tables import StripeAccountRow
 from usageflow.errors import ConfigurationError
 from usageflow.stripe import directory
 from usageflow.stripe.client import StripeGateway
-from usageflow.stripe.directory import Identity
+from usageflow.stripe.identities import Identity
 
 
 def attach(

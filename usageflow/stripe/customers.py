@@ -19,7 +19,7 @@ from usageflow.forwarding.pacing import Pacer
 from usageflow.ledger import units
 from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import AccountPaused, Busy, Verdict
-from usageflow.stripe import directory
+from usageflow.stripe import directory, identity_lanes
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.identities import unclear, whose
 
@@ -65,7 +65,7 @@ class StripeAddresses:
         Raises DeliveryError.
         """
         with self._db.reading() as tx:
-            new = directory.fields(tx, self._account_id) - self._fields
+            new = identity_lanes.fields(tx, self._account_id) - self._fields
             unlisted = {
                 field for field in new if directory.listed_at(tx, self._account_id, field) is None
             }

@@ -8,26 +8,20 @@ which all customers were listed has one without a customer. What moments mean is
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeAlias
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, exists, func, select, tuple_, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert, insert_new
-from usageflow.db.tables import LaneRow, StripeCustomerRow, UnitRow, table
-from usageflow.ledger import boundaries, lanes
-from usageflow.stripe.identities import Meant, Moment, Place, place, turned
+from usageflow.db.tables import LaneRow, StripeCustomerRow, table
+from usageflow.stripe import identity_lanes
+from usageflow.stripe.identities import Identity, Meant, Moment, Place, place
+from usageflow.stripe.identity_lanes import by_field
 
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Since when a person's word holds: for all usage that is not on its way yet."""
-REACH: Final = timedelta(days=36)
-"""How far back boundaries matter: Stripe takes no usage of more than 35 days ago."""
-VALUES_MAX: Final = 500
-"""Values in one statement: well below the least number of variables a database takes."""
-
-Identity: TypeAlias = tuple[str, str]
-"""(field, value)."""
 
 _KEY: Final = ("account_id", "field", "value", "stripe_customer_id", "valid_from")
 _rows: Final = table(StripeCustomerRow)
@@ -42,40 +36,16 @@ class Change(NamedTuple):
     place: Place
 
 
-def fields(tx: Tx, account_id: str) -> set[str]:
-    """The metadata fields that customers of this account's usage are known by.
-
-    Looks for each in turn, through the index: there are few, and a great many lanes.
-    """
-    lane = table(LaneRow).c
-    found: set[str] = set()
-    ours = select(func.min(lane.identity_field)).where(lane.account_id == account_id)
-    last = tx.session.execute(ours).scalar_one()
-    while last is not None:
-        found.add(last)
-        last = tx.session.execute(ours.where(lane.identity_field > last)).scalar_one()
-    return found
-
-
 def known(tx: Tx, account_id: str, identities: Collection[Identity]) -> dict[Identity, list[Meant]]:
     """Whom each of these identities meant, and when; those that never meant anybody are absent."""
-    values: dict[str, list[str]] = defaultdict(list)
-    for field, value in identities:
-        if value:  # a row without a value says that the customer had none
-            values[field].append(value)
     found: dict[Identity, list[Meant]] = defaultdict(list)
     row = _rows.c
-    columns = (row.stripe_customer_id, row.valid_from, row.valid_until, row.source)
-    for field, wanted in values.items():
-        for start in range(0, len(wanted), VALUES_MAX):
-            ours = select(row.value, *columns).where(
-                row.account_id == account_id,
-                row.field == field,
-                row.value.in_(wanted[start : start + VALUES_MAX]),
-            )
-            for value, customer_id, since, until, source in tx.session.execute(ours):
-                meant = Meant(customer_id, since, until, source == "attached")
-                found[field, value].append(meant)
+    for field, values in by_field(identities):
+        ours = select(
+            row.value, row.stripe_customer_id, row.valid_from, row.valid_until, row.source
+        ).where(row.account_id == account_id, row.field == field, row.value.in_(values))
+        for value, customer_id, since, until, source in tx.session.execute(ours):
+            found[field, value].append(Meant(customer_id, since, until, source == "attached"))
     return found
 
 
@@ -345,34 +315,9 @@ def _insert(
 
 
 def _moved(tx: Tx, account_id: str, identities: Collection[Identity]) -> int:
-    """Who these identities are, or were, has changed; how many lanes go on that waited for it.
-
-    No unit holds usage from before and after it became another's.
-    """
-    lane, unit = table(LaneRow).c, table(UnitRow).c
-    parked = exists(select(unit.id).where(unit.lane_id == lane.id, unit.state == "parked"))
-    found = tx.session.execute(
-        select(lane.id, lane.identity_field, lane.identity_value, parked).where(
-            lane.account_id == account_id,
-            tuple_(lane.identity_field, lane.identity_value).in_(list(identities)),
-        )
-    ).all()
+    """Who these identities are, or were, has changed; how many lanes go on that waited for it."""
+    found = identity_lanes.having(tx, account_id, identities)
     if not found:
         return 0
-    lanes.lock(tx, [row[0] for row in found])
-    meant = known(tx, account_id, {(row[1], row[2]) for row in found})
-    turns: dict[datetime, list[int]] = defaultdict(list)
-    for lane_id, field, value, _ in found:
-        for at in _turns(meant.get((field, value), ()), tx.now - REACH):
-            turns[at].append(lane_id)
-    for at in sorted(turns):
-        boundaries.add(tx, turns[at], at, "customer")
-    waiting = [row[0] for row in found if row[3]]
-    lanes.unblock(tx, waiting)
-    return len(waiting)
-
-
-def _turns(meant: Collection[Meant], since: datetime) -> set[datetime]:
-    """When the identity became another's."""
-    ends = (moment for one in meant for moment in (one.valid_from, one.valid_until) if moment)
-    return {moment for moment in ends if moment >= since and turned(meant, moment)}
+    meant = known(tx, account_id, {lane.identity for lane in found})
+    return identity_lanes.follow(tx, found, meant)

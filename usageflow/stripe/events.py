@@ -17,7 +17,7 @@ from usageflow.db.statements import insert_new
 from usageflow.db.tables import StripeEventRow
 from usageflow.errors import DeliveryError
 from usageflow.ledger import boundaries
-from usageflow.stripe import accounts, directory, error_reports
+from usageflow.stripe import accounts, directory, error_reports, identity_lanes
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import reading_time
 from usageflow.stripe.inbound import ERROR_REPORT, NO_METER_FOUND, InboundEvent
@@ -119,7 +119,7 @@ class AccountEvents:
         metadata = None if customer is None else customer.metadata
 
         def seen(tx: Tx) -> bool:
-            wanted = directory.fields(tx, self._account_id)
+            wanted = identity_lanes.fields(tx, self._account_id)
             if metadata is None:
                 directory.forget(tx, self._account_id, customer_id, max(at, event.created))
             elif event.thin:
@@ -137,7 +137,7 @@ class AccountEvents:
         if kind == DELETED:
             directory.forget(tx, self._account_id, customer_id, event.created)
             return True
-        now = changed(event, directory.fields(tx, self._account_id))
+        now = changed(event, identity_lanes.fields(tx, self._account_id))
         return not now or directory.changed(tx, self._account_id, customer_id, now, event.created)
 
     def _subscription(self, event: InboundEvent, tx: Tx) -> bool:
@@ -145,7 +145,7 @@ class AccountEvents:
         lane_ids = directory.lanes_of(tx, self._account_id, str(event.object["customer"]))
         if lane_ids:
             for moment in sorted(set(period_ends(event.object))):
-                if moment >= tx.now - directory.REACH:
+                if moment >= tx.now - identity_lanes.REACH:
                     boundaries.add(tx, lane_ids, moment, "period")
         return True
 

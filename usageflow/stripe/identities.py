@@ -7,9 +7,12 @@ value. In whatever order moments are learned of, the history they make is the sa
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from usageflow.ledger.verdicts import Parked
+
+Identity: TypeAlias = tuple[str, str]
+"""(field, value): what customers of usage are known by."""
 
 SHOWN_MAX: Final = 3
 """How many of several customers a reason names."""
