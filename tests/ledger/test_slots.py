@@ -5,12 +5,13 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import update
 from sqlmodel import col, select
 
 from usageflow.db.session import Tx
 from usageflow.db.tables import LaneRow, UnitRow
 from usageflow.ledger import resolution, slots
-from usageflow.ledger.slots import PORTION, Holding, Series
+from usageflow.ledger.slots import Holding, Series
 from usageflow.ledger.verdicts import Accepted, Ambiguous, Held, Quarantined
 from usageflow.periods import HOUR, hour_start
 
@@ -165,37 +166,26 @@ def test_units_of_a_time(ledger: "Ledger", line: LineOf, clock: "Clock") -> None
     assert [between(11, 20), between(-5, -1)] == [0, 0]
 
 
-def test_a_slot_of_many_units_is_settled_in_portions(ledger: "Ledger", line: LineOf) -> None:
-    """All of them, and never all in memory."""
+def test_a_slot_is_settled_as_a_whole(ledger: "Ledger", line: LineOf) -> None:
+    """As its units would be one by one: usage is added to its lane, and nothing else is touched."""
     ledger.connect(used="sum")
-    send(ledger, line(event_name="used"), Accepted())
-    lane = ledger.rows(UnitRow)[0].lane_id
     hour = hour_start(ledger.clock.now)
+    send(ledger, line(quantity="1.5", event_name="used"), Accepted())
+    send(ledger, line(quantity="2.5", event_name="used"), Accepted())
+    send(ledger, line(event_name="used", occurred_at=hour + HOUR), Accepted())
+    send(ledger, line(event_name="used"), Ambiguous("no answer"))
+    correct(ledger, -1)
     with ledger.database.transaction() as tx:
-        tx.session.add_all(
-            UnitRow(
-                organization_id=ledger.organization_id,
-                lane_id=lane,
-                hour=hour,
-                sequence=number,
-                occurred_at=tx.now,
-                quantity=Decimal(1),
-                events=1,
-                state="accepted",
-                identifier=f"uf1_{number}",
-                stripe_customer_id=CUSTOMER,
-                created_at=tx.now,
-                updated_at=tx.now,
-            )
-            for number in range(2, PORTION + 3)
-        )
+        tx.session.exec(update(UnitRow).where(col(UnitRow.id) == 5).values(state="accepted"))
     with ledger.database.transaction() as tx:
-        assert slots.lock(tx, series(ledger), hour) == [lane]
-        sizes = []
-        for units in slots.accepted(tx, series(ledger), hour):
-            sizes.append(len(units))
-            resolution.settled(tx, units)
-        assert sizes == [PORTION, 2]
+        assert slots.lock(tx, series(ledger), hour) == [1]
+        slots.settle(tx, series(ledger), hour)
         assert slots.first_usage(tx, series(ledger), hour) == hour
-    assert {unit.state for unit in ledger.rows(UnitRow)} == {"settled"}
-    assert ledger.rows(LaneRow)[0].settled == PORTION + 2
+    states = [unit.state for unit in ledger.rows(UnitRow)]
+    assert states == ["settled", "settled", "accepted", "ambiguous", "settled"]
+    assert [lane.settled for lane in ledger.rows(LaneRow)] == [4]
+    with ledger.database.transaction() as tx:
+        resolution.settled(tx, [tx.session.get_one(UnitRow, 3)])
+    third, first = ledger.rows(UnitRow)[2], ledger.rows(UnitRow)[0]
+    assert (first.state, first.reason) == (third.state, third.reason)
+    assert [lane.settled for lane in ledger.rows(LaneRow)] == [5]

@@ -1,6 +1,7 @@
 """What a person does about a difference: applied once, audited, and the slot settled by it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -156,6 +157,17 @@ def test_a_proposal_is_applied_once(desk: Desk) -> None:
     assert desk.later(1).differed == 0
     assert desk.later(2).agreed == 1
     assert desk.applied() == "3"
+
+
+def test_two_people_apply_it_once(desk: Desk) -> None:
+    """At the same moment: one does it, the other is told."""
+    desk.send(3)
+    desk.foreign(2)
+    desk.later(3)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [one.result() for one in [pool.submit(desk.apply) for _ in range(2)]]
+    assert answers.count(None) == 1
+    assert desk.states() == ["accepted", "sealed"]
 
 
 def test_a_proposal_that_changed_nothing_is_made_anew(desk: Desk) -> None:

@@ -1,6 +1,7 @@
 """Ledger and Stripe are compared: every drift is found and classified, and none is made up."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -404,6 +405,21 @@ def test_two_servers_decide_once(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
     assert desk.compare().compared == 0
     assert reports[1].decided == 1
     assert desk.states() == ["reissued", "sealed"]
+
+
+def test_servers_that_compare_at_once_do_everything_once(desk: Desk) -> None:
+    """Whoever is first decides; the others find it done."""
+    desk.lose(4, arrives=False)
+    desk.send(2, event_name="last")
+    desk.later(23)
+    desk.way.pass_time(0.5 * H)
+    with ThreadPoolExecutor(3) as pool:
+        reports = [one.result() for one in [pool.submit(desk.compare) for _ in range(3)]]
+    assert sum(report.decided for report in reports) == 1
+    assert sorted(desk.states()) == ["reissued", "sealed", "settled"]
+    with desk.way.database.reading() as tx:
+        settled = [lane.settled for lane in tx.session.exec(select(LaneRow))]
+    assert sorted(settled) == [0, 2]
 
 
 def test_a_crash_between_reading_and_deciding_changes_nothing(

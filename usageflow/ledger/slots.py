@@ -1,24 +1,25 @@
 """Slots: what the units of one Stripe customer, event name and UTC hour carry.
 
-Queries only: which slots are to be compared is `unsettled`'s, what they should show, and what
-follows when they do not, `usageflow.stripe`'s. Units of a customer that is not known yet are in no
-slot: no byte of them was sent.
+Which slots are to be compared is `unsettled`'s, what they should show, and what follows when they
+do not, `usageflow.stripe`'s. Units of a customer that is not known yet are in no slot: no byte of
+them was sent.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import reduce
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, func, literal_column, select
+from sqlalchemy import Select, func, literal, literal_column, select, update
 
-from usageflow.db.exact import add, decimal_sum
+from usageflow.db.exact import ExactDecimal, add, decimal_add, decimal_sum
 from usageflow.db.session import Tx
 from usageflow.db.tables import LaneRow, UnitRow, table
 from usageflow.ledger import lanes
+from usageflow.ledger.unit_states import following
 
 COUNTED: Final = ("accepted", "settled")
 """The states of units that Stripe took."""
@@ -28,8 +29,6 @@ UNSURE: Final = ("sending", "ambiguous", "held")
 """The states of units that Stripe may or may not have, if there was an attempt."""
 GONE: Final = ("reissued", "quarantined")
 """The states of units that Stripe should not have, though there was an attempt."""
-PORTION: Final = 500
-"""Units in memory at a time while those of a slot are settled."""
 
 ACCEPTED: Final = table(UnitRow).c.state == literal_column("'accepted'")
 """Written out, as the partial index has it."""
@@ -112,16 +111,27 @@ def lock(tx: Tx, series: Series, hour: datetime) -> list[int]:
     return lane_ids
 
 
-def accepted(tx: Tx, series: Series, hour: datetime) -> Iterator[Sequence[UnitRow]]:
-    """The accepted units of a slot, some at a time; each portion must be settled before the next.
+def settle(tx: Tx, series: Series, hour: datetime) -> None:
+    """Stripe was seen to have every accepted unit of this slot, whose lanes are locked.
 
-    A slot of a meter that does not add up may hold more units than fit into memory.
+    As `resolution.settled`, but for any number of units: a meter that does not add up may have a
+    hundred thousand in an hour.
     """
-    found = _joined(select(UnitRow), series, [hour]).where(ACCEPTED).limit(PORTION)
-    while portion := tx.session.scalars(found).all():
-        yield portion
-        for unit in portion:
-            tx.session.expunge(unit)
+    ours = _joined(select(_units.c.id), series, [hour]).where(ACCEPTED)
+    sums = select(_units.c.lane_id, decimal_sum(_units.c.quantity)).where(
+        _units.c.id.in_(ours), _units.c.kind != "correction"
+    )
+    for lane_id, usage in tx.session.execute(sums.group_by(_units.c.lane_id)).all():
+        tx.session.execute(
+            update(_lanes)
+            .where(_lanes.c.id == lane_id)
+            .values(settled=decimal_add(_lanes.c.settled, literal(usage, ExactDecimal())))
+        )
+    tx.session.execute(
+        update(_units)
+        .where(_units.c.id.in_(ours))
+        .values(state=following("accepted", "settle"), reason=None, updated_at=tx.now)
+    )
 
 
 def taken_between(

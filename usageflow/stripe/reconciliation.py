@@ -170,8 +170,7 @@ def _conclude(
     judgement = judge(before.slot, observed, now=tx.now, seen=differences.seen(row))
     match judgement:
         case Agrees():
-            for units in slots.accepted(tx, series, hour):
-                resolution.settled(tx, units)
+            slots.settle(tx, series, hour)
             differences.resolve(tx, row)
         case Decides():
             _decide(tx, series, judgement)
