@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -238,6 +239,24 @@ def test_order_and_repetition_do_not_matter(
         results.append((known.answers(minutes, ["a", "b"]), known.moments()))
         database.close()
     assert results[0] == results[1]
+
+
+def test_many_may_tell_at_once(known: Directory) -> None:
+    """Several servers, or threads of one: nothing is lost or told apart wrongly."""
+    minutes = list(range(24))
+
+    def tell_some(first: int) -> None:
+        for minute in minutes[first::4]:
+            assert known.changed("cus_1", minute, field="ab"[minute % 2])
+            with known.database.transaction() as tx:
+                directory.mark_listed(tx, ACCOUNT, ["field"])
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(tell_some, range(4)))
+    ends = [*(at(minute) for minute in minutes[1:]), None]
+    assert [moment for moment in known.moments() if moment[0]] == [
+        ("cus_1", "ab"[minute % 2], at(minute), ends[minute]) for minute in minutes
+    ]
 
 
 def test_what_is_read_counts_where_it_is_news(known: Directory) -> None:

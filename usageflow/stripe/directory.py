@@ -186,6 +186,7 @@ def listed_at(tx: Tx, account_id: str, field: str) -> datetime | None:
 
 def mark_listed(tx: Tx, account_id: str, wanted: Iterable[str]) -> None:
     """All customers were listed for these fields."""
+    _take_turns(tx, account_id)
     for field in wanted:
         tx.session.merge(
             StripeCustomerRow(
