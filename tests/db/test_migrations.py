@@ -1,19 +1,22 @@
 """The migrations make exactly the schema the models describe, and its triggers hold."""
 
 import re
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlmodel import col, select
 
 from usageflow.db import migrations
 from usageflow.db.session import SCHEMA_REVISION, Database
-from usageflow.db.tables import Row
+from usageflow.db.tables import LaneRow, Row, StripeAccountRow, StripeCustomerRow, UnitRow
 from usageflow.errors import DatabaseError
 
 SQLITE_SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger'"
@@ -96,3 +99,68 @@ def test_each_installation_has_its_own_id(tmp_path: object) -> None:
             ids.add(tx.session.execute(text("SELECT id FROM installation")).one().id)
         database.close()
     assert len(ids) == 2
+
+
+def test_rows_survive_the_settlement_migration(empty_database_url: str) -> None:
+    """Accounts, customers, lanes and units of the schema before are there, with what is new."""
+    database = Database.open(empty_database_url)
+    with database._writing(), database._writers.begin() as connection:
+        _upgrade(connection, "0003")
+        at = "'2026-11-21 12:00:00+00'" if database.dialect == "postgresql" else "1795262400000000"
+        for statement in OLD_ROWS:
+            connection.execute(text(statement.replace("@", at)))
+    database.migrate()
+    with database.reading() as tx:
+        account = tx.session.exec(select(StripeAccountRow)).one()
+        assert (account.kind, account.folding, account.state) == ("own", "meters", "active")
+        customer = tx.session.exec(select(StripeCustomerRow)).one()
+        assert (customer.valid_from.year, customer.valid_until, customer.source) == (
+            *(1970, None),
+            "stripe",
+        )
+        lane = tx.session.exec(select(LaneRow)).one()
+        assert (lane.metered, lane.settled) == (Decimal("3.5"), Decimal(0))
+        accepted, ambiguous = tx.session.exec(select(UnitRow).order_by(col(UnitRow.id)))
+        assert (accepted.kind, accepted.accepted_at) == ("usage", accepted.updated_at)
+        assert ambiguous.resend_until == ambiguous.first_attempt_at
+        assert ambiguous.accepted_at is None
+    with pytest.raises(IntegrityError, match="never changes"), database.transaction() as tx:
+        tx.session.exec(select(UnitRow)).first().quantity = Decimal(9)  # type: ignore[union-attr]
+    database.close()
+
+
+def _upgrade(connection: Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+OLD_ROWS = (
+    "INSERT INTO organization (id, name, created_at) VALUES ('o', 'default', @)",
+    "INSERT INTO customer (id, organization_id, external_id, created_at) VALUES ('c', 'o', 'x', @)",
+    (
+        "INSERT INTO stripe_account (id, organization_id, account, livemode, state, created_at)"
+        " VALUES ('a', 'o', 'own', false, 'active', @)"
+    ),
+    (
+        "INSERT INTO stripe_customer (account_id, field, value, stripe_customer_id, seen_at)"
+        " VALUES ('a', 'f', 'v', 'cus_1', @)"
+    ),
+    (
+        "INSERT INTO lane (id, organization_id, account_id, customer_id, event_name, identity_field,"
+        " identity_value, leased_until, blocked_until, failures, waiting)"
+        " VALUES (7, 'o', 'a', 'c', 'e', 'f', 'v', @, @, 0, true)"
+    ),
+    (
+        "INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, quantity, events,"
+        " state, identifier, stripe_customer_id, first_attempt_at, attempts, created_at, updated_at)"
+        " VALUES (1, 'o', 7, @, 1, @, '1.5', 1, 'accepted', 'i1', 'cus_1', @, 1, @, @)"
+    ),
+    (
+        "INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, quantity, events,"
+        " state, identifier, stripe_customer_id, first_attempt_at, attempts, created_at, updated_at)"
+        " VALUES (2, 'o', 7, @, 2, @, '2', 1, 'ambiguous', 'i2', 'cus_1', @, 1, @, @)"
+    ),
+)
+"""One of each kind of row that migration 0004 touches, as the schema before had it."""

@@ -543,6 +543,7 @@ class ReconciliationRow(Row, table=True):
     __table_args__ = (
         _one_of("classification", ("unsettled", "late", "foreign", "rejected")),
         _one_of("state", ("open", "applied", "dismissed", "resolved")),
+        Index("ix_reconciliation_slot", "account_id", "stripe_customer_id", "event_name", "hour"),
         Index(
             "ix_reconciliation_open",
             "account_id",

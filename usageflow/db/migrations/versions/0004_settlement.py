@@ -373,6 +373,11 @@ def _new_tables() -> None:
     op.create_index(
         op.f("ix_reconciliation_organization_id"), "reconciliation", ["organization_id"]
     )
+    op.create_index(
+        "ix_reconciliation_slot",
+        "reconciliation",
+        ["account_id", "stripe_customer_id", "event_name", "hour"],
+    )
     unresolved = sa.text("state IN ('open', 'applied', 'dismissed')")
     op.create_index(
         "ix_reconciliation_open",
