@@ -107,7 +107,7 @@ def test_rows_survive_the_settlement_migration(empty_database_url: str) -> None:
     with database._writing(), database._writers.begin() as connection:
         _upgrade(connection, "0003")
         at = "'2026-11-21 12:00:00+00'" if database.dialect == "postgresql" else "1795262400000000"
-        for statement in OLD_ROWS:
+        for statement in OLD_ROWS.split(";"):
             connection.execute(text(statement.replace("@", at)))
     database.migrate()
     with database.reading() as tx:
@@ -136,31 +136,19 @@ def _upgrade(connection: Connection, revision: str) -> None:
     command.upgrade(config, revision)
 
 
-OLD_ROWS = (
-    "INSERT INTO organization (id, name, created_at) VALUES ('o', 'default', @)",
-    "INSERT INTO customer (id, organization_id, external_id, created_at) VALUES ('c', 'o', 'x', @)",
-    (
-        "INSERT INTO stripe_account (id, organization_id, account, livemode, state, created_at)"
-        " VALUES ('a', 'o', 'own', false, 'active', @)"
-    ),
-    (
-        "INSERT INTO stripe_customer (account_id, field, value, stripe_customer_id, seen_at)"
-        " VALUES ('a', 'f', 'v', 'cus_1', @)"
-    ),
-    (
-        "INSERT INTO lane (id, organization_id, account_id, customer_id, event_name, identity_field,"
-        " identity_value, leased_until, blocked_until, failures, waiting)"
-        " VALUES (7, 'o', 'a', 'c', 'e', 'f', 'v', @, @, 0, true)"
-    ),
-    (
-        "INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, quantity, events,"
-        " state, identifier, stripe_customer_id, first_attempt_at, attempts, created_at, updated_at)"
-        " VALUES (1, 'o', 7, @, 1, @, '1.5', 1, 'accepted', 'i1', 'cus_1', @, 1, @, @)"
-    ),
-    (
-        "INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, quantity, events,"
-        " state, identifier, stripe_customer_id, first_attempt_at, attempts, created_at, updated_at)"
-        " VALUES (2, 'o', 7, @, 2, @, '2', 1, 'ambiguous', 'i2', 'cus_1', @, 1, @, @)"
-    ),
-)
+OLD_ROWS = """
+INSERT INTO organization (id, name, created_at) VALUES ('o', 'default', @);
+INSERT INTO customer (id, organization_id, external_id, created_at) VALUES ('c', 'o', 'x', @);
+INSERT INTO stripe_account (id, organization_id, account, livemode, state, created_at)
+  VALUES ('a', 'o', 'own', false, 'active', @);
+INSERT INTO stripe_customer (account_id, field, value, stripe_customer_id, seen_at)
+  VALUES ('a', 'f', 'v', 'cus_1', @);
+INSERT INTO lane (id, organization_id, account_id, customer_id, event_name, identity_field,
+    identity_value, leased_until, blocked_until, failures, waiting)
+  VALUES (7, 'o', 'a', 'c', 'e', 'f', 'v', @, @, 0, true);
+INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, quantity, events,
+    state, identifier, stripe_customer_id, first_attempt_at, attempts, created_at, updated_at)
+  VALUES (1, 'o', 7, @, 1, @, '1.5', 1, 'accepted', 'i1', 'cus_1', @, 1, @, @),
+         (2, 'o', 7, @, 2, @, '2', 1, 'ambiguous', 'i2', 'cus_1', @, 1, @, @)
+"""
 """One of each kind of row that migration 0004 touches, as the schema before had it."""
