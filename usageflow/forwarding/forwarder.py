@@ -16,7 +16,6 @@ from functools import partial
 from typing import Final, Protocol, Self
 
 from usageflow.db.session import Database, Tx
-from usageflow.errors import DeliveryError
 from usageflow.forwarding.pacing import Pacer
 from usageflow.forwarding.senders import Senders
 from usageflow.forwarding.sink import Parcel, Sink
@@ -53,7 +52,7 @@ class Addresses(Protocol):
     """Whose a unit is, as the sink knows customers."""
 
     def prepare(self) -> bool:
-        """Learn of what has come up since the last time; whether there was anything.
+        """Learn, for a unit came up whose customer is not known; whether there was anything new.
 
         May raise DeliveryError.
         """
@@ -127,23 +126,18 @@ class Forwarder:
         """Settle what was answered, and begin what may begin now; how much there was to do.
 
         0: nothing is due, or the sink is not ready. Raises DeliveryError or DatabaseError; what has
-        been answered is kept then, or settled.
+        been answered is kept then.
         """
         if not self._ready():
             return 0
         self._gather(ANSWER_WAIT_S)
-        try:
-            self._addresses.prepare()
-        except DeliveryError:
-            self._exchange(0)  # what was answered stands, whatever cannot be learned now
-            raise
         wanted = self._pacer.grant(self._clock(), self._senders.free)
         settled = len(self._unsettled)
-        claims = self._bound(self._exchange(wanted * self._sink.properties.batch_max))
+        claims = self._exchange(wanted * self._sink.properties.batch_max)
         begun = self._send([claim for claim in claims if claim.stripe_customer_id is not None])
         self._pacer.give_back(wanted - begun)
         self._find([claim for claim in claims if claim.stripe_customer_id is None])
-        return settled + self._busy
+        return settled + self._busy + len(self._unsettled)
 
     def close(self) -> None:
         """Wait for the calls in flight, and settle their verdicts, but only up to the bound.
@@ -215,21 +209,6 @@ class Forwarder:
         )
         return self._addresses.bind(tx, claims) if claims else []
 
-    def _bound(self, claims: list[Claim]) -> list[Claim]:
-        """The claims, after another look if they brought up customers of a kind that is new.
-
-        If that cannot be had now, each is looked up by itself; the next round tells why.
-        """
-        unclear = any(claim.stripe_customer_id is None for claim in claims)
-        try:
-            learned = unclear and self._addresses.prepare()
-        except DeliveryError:
-            learned = False
-        if not learned:
-            return claims
-        with self._db.transaction() as tx:
-            return self._addresses.bind(tx, claims)
-
     def _send(self, claims: Sequence[Claim]) -> int:
         """Begin the calls that carry these claims; how many calls."""
         size = self._sink.properties.batch_max
@@ -239,12 +218,23 @@ class Forwarder:
         return len(batches)
 
     def _find(self, claims: Sequence[Claim]) -> None:
-        """Look up customers in threads of their own, so that nobody waits for them."""
-        for claim in claims:
-            if self._finders.free:
-                self._finders.begin(f"unit {claim.identifier}", partial(self._looked_up, claim))
+        """Find out whose these are: together if they are of a kind that is new, else one by one.
+
+        One by one it is done in threads of their own, so that nobody waits. Raises DeliveryError.
+        """
+        if not claims:
+            return
+        verdict: Verdict = Busy(LOOK_UP_LATER_S)
+        looked_up = 0
+        try:
+            if self._addresses.prepare():
+                verdict = Addressed()
             else:
-                self._unsettled.append((claim, Busy(LOOK_UP_LATER_S)))
+                looked_up = self._finders.free
+        finally:
+            self._unsettled += [(claim, verdict) for claim in claims[looked_up:]]
+        for claim in claims[:looked_up]:
+            self._finders.begin(f"unit {claim.identifier}", partial(self._looked_up, claim))
 
     def _deliver(self, claims: Sequence[Claim]) -> Results:
         verdicts = self._sink.send([_parcel(claim) for claim in claims])
