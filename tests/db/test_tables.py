@@ -9,7 +9,7 @@ from usageflow.db.tables import Row
 TABLES = list(Row.metadata.tables.values())
 OF_AN_ACCOUNT = {
     *("stripe_meter", "stripe_customer", "stripe_event", "stripe_reads", "error_report"),
-    "lane_boundary",
+    *("lane_boundary", "billing_period"),
 }
 NOT_OF_AN_ORGANIZATION = {"installation", "organization"} | OF_AN_ACCOUNT
 

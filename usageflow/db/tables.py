@@ -342,6 +342,8 @@ class StripeAccountRow(Row, table=True):
     `secret` is the sealed key of an own account that was not given by the environment.
     `deauthorized`: its owner has withdrawn the connection; `paused`: Stripe refused the key.
     `clock_at` is the latest time this account was forwarded at: a clock below it was set back.
+    `stripe_id` is the `acct_...` that an own key was seen to be of. Stripe's events were asked for
+    up to `polled_at`.
     """
 
     __tablename__ = "stripe_account"
@@ -362,6 +364,8 @@ class StripeAccountRow(Row, table=True):
     secret: str | None = _optional()
     created_at: datetime = _instant()
     clock_at: datetime | None = _maybe_instant()
+    stripe_id: str | None = _optional()
+    polled_at: datetime | None = _maybe_instant()
 
 
 class StripeMeterRow(Row, table=True):
@@ -397,6 +401,15 @@ class StripeCustomerRow(Row, table=True):
     valid_until: datetime | None = _maybe_instant()
     source: str = _text(default="stripe")
     seen_at: datetime = _instant()
+
+
+class BillingPeriodRow(Row, table=True):
+    """A moment at which a billing period of a Stripe customer ends, as its subscriptions tell."""
+
+    __tablename__ = "billing_period"
+    account_id: str = _key("stripe_account.id")
+    stripe_customer_id: str = _key()
+    ends_at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
 
 
 class LaneRow(Row, table=True):

@@ -110,6 +110,8 @@ def _rebuild_on_sqlite() -> None:
         _text("secret", null=True),
         _instant("created_at"),
         _instant("clock_at", null=True),
+        _text("stripe_id", null=True),
+        _instant("polled_at", null=True),
         *_account_checks(),
         _refers("stripe_account", "organization_id", "organization.id"),
         _key("stripe_account", "id"),
@@ -117,7 +119,11 @@ def _rebuild_on_sqlite() -> None:
             *("organization_id", "account", "livemode"),
             name=op.f("uq_stripe_account_organization_id_account_livemode"),
         ),
-        new={"kind": "'own'", "folding": "'meters'", "secret": "NULL", "clock_at": "NULL"},
+        new={
+            "kind": "'own'",
+            "folding": "'meters'",
+            **dict.fromkeys(("secret", "clock_at", "stripe_id", "polled_at"), "NULL"),
+        },
     )
     _rebuild(
         "stripe_customer",
@@ -232,6 +238,8 @@ def _alter_on_postgresql() -> None:
         ("stripe_account", _text("folding"), "'meters'"),
         ("stripe_account", _text("secret", null=True), None),
         ("stripe_account", _instant("clock_at", null=True), None),
+        ("stripe_account", _text("stripe_id", null=True), None),
+        ("stripe_account", _instant("polled_at", null=True), None),
         ("stripe_customer", _instant("valid_from"), "'1970-01-01 00:00:00+00'"),
         ("stripe_customer", _instant("valid_until", null=True), None),
         ("stripe_customer", _text("source"), "'stripe'"),
@@ -308,6 +316,14 @@ def _indexes() -> None:
 
 
 def _new_tables() -> None:
+    op.create_table(
+        "billing_period",
+        _text("account_id"),
+        _text("stripe_customer_id"),
+        _instant("ends_at"),
+        _refers("billing_period", "account_id", "stripe_account.id"),
+        _key("billing_period", "account_id", "stripe_customer_id", "ends_at"),
+    )
     op.create_table(
         "lane_boundary",
         _id("lane_id"),
