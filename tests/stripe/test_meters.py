@@ -2,9 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
 from sqlmodel import select
 
-from usageflow.db.tables import StripeMeterRow
+from usageflow.db.tables import StripeAccountRow, StripeMeterRow
+from usageflow.errors import DeliveryError
+from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meters import Meters
 
 if TYPE_CHECKING:
@@ -45,3 +48,18 @@ def test_a_meter_that_was_not_listed_is_wanted(way: "Way") -> None:
     assert (meters.get("new").formula, meters.wanted) == ("last", False)
     meters.want()
     assert meters.wanted
+
+
+def test_the_key_of_another_account_is_noticed(way: "Way") -> None:
+    """Its customers are others: nothing is sent with it, and what was known stays."""
+    way.emulator.seed([], ["tokens"])
+    Meters(way.database, way.account_id, way.gateway).refresh()
+    other = StripeGateway("sk_test_other", base=way.emulator.url, timeout_s=5)
+    meters = Meters(way.database, way.account_id, other)
+    with pytest.raises(DeliveryError, match="of another Stripe account"):
+        meters.refresh()
+    assert not meters.known
+    other.close()
+    with way.database.reading() as tx:
+        assert tx.session.get_one(StripeAccountRow, way.account_id).state == "paused"
+        assert tx.session.exec(select(StripeMeterRow.event_name)).all() == ["tokens"]

@@ -342,8 +342,7 @@ class StripeAccountRow(Row, table=True):
     `secret` is the sealed key of an own account that was not given by the environment.
     `deauthorized`: its owner has withdrawn the connection; `paused`: Stripe refused the key.
     `clock_at` is the latest time this account was forwarded at: a clock below it was set back.
-    `stripe_id` is the `acct_...` that an own key was seen to be of. Stripe's events were asked for
-    up to `polled_at`.
+    Stripe's events were asked for up to `polled_at`.
     """
 
     __tablename__ = "stripe_account"
@@ -364,7 +363,6 @@ class StripeAccountRow(Row, table=True):
     secret: str | None = _optional()
     created_at: datetime = _instant()
     clock_at: datetime | None = _maybe_instant()
-    stripe_id: str | None = _optional()
     polled_at: datetime | None = _maybe_instant()
 
 

@@ -121,11 +121,14 @@ class Ways:
         with self._db.reading() as tx:
             account = tx.session.get_one(StripeAccountRow, way.account_id)
             state, reason = account.state, account.reason
-        logger.error(
-            "%s is %s (%s); its usage waits until a start with a good key, or until it is "
-            "connected again",
-            *(way.name, state, reason),
-        )
+        if state == "active":
+            logger.info("%s is reached in another way now", way.name)
+        else:
+            logger.error(
+                "%s is %s (%s); its usage waits until a start with a good key, or until it is "
+                "connected again",
+                *(way.name, state, reason),
+            )
 
     def _to_stripe(self, access: AccountAccess) -> Way:
         db, settings = self._db, self._settings

@@ -1,11 +1,22 @@
 """The meters of an account, as last listed: how they add up decides what may be folded."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Final
 
-from usageflow.db.session import Database
+from sqlmodel import col, select
+
+from usageflow.db.session import Database, Tx
 from usageflow.db.tables import StripeMeterRow
+from usageflow.errors import DeliveryError
+from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter
+
+
+ANOTHER_ACCOUNT: Final = (
+    "this key is of another Stripe account than the one this organization's usage went to, and "
+    "customers there are others; use a database of its own for it"
+)
 
 
 class Meters:
@@ -36,12 +47,20 @@ class Meters:
         self.wanted = True
 
     def refresh(self) -> int:
-        """List the meters and store them; how many there are. Stripe never deletes a meter.
+        """List the meters and store them; how many there are.
 
-        Raises DeliveryError if Stripe cannot be asked.
+        Stripe never deletes a meter. If none of those we know is there, the key is of another
+        account: customers there are others, so the account is paused. Raises DeliveryError for
+        that, or if Stripe cannot be asked.
         """
         self.wanted = False
         meters = {meter.event_name: meter for meter in self._gateway.list_meters()}
+        with self._db.transaction() as tx:
+            strange = is_strange(tx, self._account_id, meters.values())
+            if strange:
+                accounts.pause(tx, self._account_id, ANOTHER_ACCOUNT)
+        if strange:
+            raise DeliveryError(ANOTHER_ACCOUNT, refused=True)
         with self._db.transaction() as tx:
             for meter in meters.values():
                 tx.session.merge(
@@ -57,3 +76,13 @@ class Meters:
                 )
         self._meters, self.known = meters, True
         return len(meters)
+
+
+def is_strange(tx: Tx, account_id: str, listed: Iterable[Meter]) -> bool:
+    """Whether these are another account's meters: we know some, and none of them is there."""
+    known = set(
+        tx.session.exec(
+            select(StripeMeterRow.meter_id).where(col(StripeMeterRow.account_id) == account_id)
+        )
+    )
+    return bool(known) and not known & {meter.meter_id for meter in listed}

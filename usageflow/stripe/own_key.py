@@ -2,16 +2,14 @@
 
 from contextlib import closing
 
-from sqlmodel import col, select
-
 from usageflow.catalog.secrets import Keyring
 from usageflow.config import Settings, problem_of
-from usageflow.db.session import Database, Tx
-from usageflow.db.tables import StripeMeterRow
+from usageflow.db.session import Database
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.inbound import AccountInfo
+from usageflow.stripe.meters import ANOTHER_ACCOUNT, is_strange
 
 
 def store(
@@ -32,14 +30,11 @@ def store(
     )
     with closing(gateway):
         owner = _owner(gateway)
-        listed = {meter.meter_id for meter in gateway.list_meters()}
+        listed = list(gateway.list_meters())
     with db.transaction() as tx:
-        known = _known_meters(tx, organization_id)
-        if known and not known & listed:
-            raise ConfigurationError(
-                "this key is of another Stripe account than the one this organization's usage "
-                "went to, and customers there are others; use a database of its own for it"
-            )
+        before = accounts.own_account(tx, organization_id)
+        if before is not None and is_strange(tx, before.id, listed):
+            raise ConfigurationError(ANOTHER_ACCOUNT)
         accounts.store_key(tx, organization_id, api_key, keyring, actor=actor)
     return owner
 
@@ -52,15 +47,3 @@ def _owner(gateway: StripeGateway) -> AccountInfo | None:
         if not error.refused:
             raise
         return None
-
-
-def _known_meters(tx: Tx, organization_id: str) -> set[str]:
-    """The meters of the own account so far. Stripe deletes none, so its key must list them."""
-    account = accounts.own_account(tx, organization_id)
-    if account is None:
-        return set()
-    return set(
-        tx.session.exec(
-            select(StripeMeterRow.meter_id).where(col(StripeMeterRow.account_id) == account.id)
-        )
-    )

@@ -110,7 +110,6 @@ def _rebuild_on_sqlite() -> None:
         _text("secret", null=True),
         _instant("created_at"),
         _instant("clock_at", null=True),
-        _text("stripe_id", null=True),
         _instant("polled_at", null=True),
         *_account_checks(),
         _refers("stripe_account", "organization_id", "organization.id"),
@@ -122,7 +121,7 @@ def _rebuild_on_sqlite() -> None:
         new={
             "kind": "'own'",
             "folding": "'meters'",
-            **dict.fromkeys(("secret", "clock_at", "stripe_id", "polled_at"), "NULL"),
+            **dict.fromkeys(("secret", "clock_at", "polled_at"), "NULL"),
         },
     )
     _rebuild(
@@ -238,7 +237,6 @@ def _alter_on_postgresql() -> None:
         ("stripe_account", _text("folding"), "'meters'"),
         ("stripe_account", _text("secret", null=True), None),
         ("stripe_account", _instant("clock_at", null=True), None),
-        ("stripe_account", _text("stripe_id", null=True), None),
         ("stripe_account", _instant("polled_at", null=True), None),
         ("stripe_customer", _instant("valid_from"), "'1970-01-01 00:00:00+00'"),
         ("stripe_customer", _instant("valid_until", null=True), None),
