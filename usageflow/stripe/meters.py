@@ -12,7 +12,6 @@ from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter
 
-
 ANOTHER_ACCOUNT: Final = (
     "this key is of another Stripe account than the one this organization's usage went to, and "
     "customers there are others; use a database of its own for it"
