@@ -120,6 +120,7 @@ def test_rows_survive_the_settlement_migration(empty_database_url: str) -> None:
         )
         lane = tx.session.exec(select(LaneRow)).one()
         assert (lane.metered, lane.settled) == (Decimal("3.5"), Decimal(0))
+        assert lane.last_sequence == 2
         accepted, ambiguous = tx.session.exec(select(UnitRow).order_by(col(UnitRow.id)))
         assert (accepted.kind, accepted.accepted_at) == ("usage", accepted.updated_at)
         assert ambiguous.resend_until == ambiguous.first_attempt_at

@@ -16,6 +16,7 @@ from usageflow.ledger.verdicts import (
     Held,
     Parked,
     Quarantined,
+    Queued,
     Verdict,
 )
 
@@ -55,6 +56,9 @@ def test_nothing_is_sent_again_when_stripe_may_have_forgotten_it(
         (-10, False, "send"),
         (-11, False, "early"),
         (-11, True, "early"),
+        (-3600, False, "early"),
+        (-3601, False, "beyond"),
+        (-3601, True, "early"),
     ],
 )
 def test_usage_is_told_while_stripe_takes_it(age_s: int, sent: object, ready: str) -> None:
@@ -75,6 +79,7 @@ def test_usage_is_told_while_stripe_takes_it(age_s: int, sent: object, ready: st
         (Parked("who"), "parked", "ambiguous"),
         (Busy(), "sealed", "ambiguous"),
         (Addressed(), "sealed", "ambiguous"),
+        (Queued(), "sealed", "ambiguous"),
         (AccountPaused("key"), "sealed", "ambiguous"),
     ],
 )

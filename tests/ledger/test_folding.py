@@ -70,7 +70,7 @@ def test_a_unit_never_crosses_an_hour(ledger: "Ledger", line: "LineOf") -> None:
         line(event_name="used", occurred_at=last),
         line(event_name="used", occurred_at=last + timedelta(microseconds=1)),
     )
-    assert shape(ledger) == [("open", 1, Decimal(1), 1)] * 2
+    assert shape(ledger) == [("open", 1, Decimal(1), 1), ("open", 2, Decimal(1), 1)]
     assert next(unit.occurred_at for unit in ledger.rows(UnitRow)) == last
 
 

@@ -105,11 +105,11 @@ def test_a_reissue_may_be_told_for_another_time(ledger: "Ledger", line: "LineOf"
         lambda tx, found: resolution.reissue(tx, found, reason="carried", occurred_at=later),
     )
     _, carried = ledger.rows(UnitRow)
-    assert (carried.occurred_at, carried.sequence) == (later, 1)
+    assert (carried.occurred_at, carried.sequence) == (later, 2)
 
 
 def test_a_correction_that_is_reissued_stays_a_correction(ledger: "Ledger", line: "LineOf") -> None:
-    """It never becomes usage."""
+    """It never becomes usage, nor another customer's."""
     unit_after(ledger, line, Accepted())
     with ledger.database.transaction() as tx:
         correction = resolution.correct(
@@ -125,6 +125,7 @@ def test_a_correction_that_is_reissued_stays_a_correction(ledger: "Ledger", line
     (unit,) = [one for one in ledger.rows(UnitRow) if one.id == claim.unit_id]
     act(ledger, unit, lambda tx, found: resolution.reissue(tx, found, reason="again"))
     assert [one.kind for one in ledger.rows(UnitRow)] == ["usage", "correction", "correction"]
+    assert ledger.rows(UnitRow)[-1].stripe_customer_id == "cus_acct_1"
     assert correction is not None
 
 

@@ -440,6 +440,8 @@ class LaneRow(Row, table=True):
     oldest_at: datetime = _instant()
     metered: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
     settled: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
+    last_sequence: int = 0
+    """The number of its last unit."""
 
 
 class LaneBoundaryRow(Row, table=True):
@@ -480,7 +482,9 @@ class UnitRow(Row, table=True):
             "state",
             **_where("state <> 'settled'"),
         ),
-        Index("ix_unit_customer_hour", "stripe_customer_id", "hour"),
+        Index(
+            "ix_unit_customer_hour", "stripe_customer_id", "hour", **_where("state <> 'settled'")
+        ),
     )
     id: int | None = _counter()
     organization_id: str = _text("organization.id")
@@ -528,7 +532,10 @@ class ErrorReportRow(Row, table=True):
     """
 
     __tablename__ = "error_report"
-    __table_args__ = (_one_of("state", ("open", "closed")),)
+    __table_args__ = (
+        _one_of("state", ("open", "closed")),
+        Index("ix_error_report_window", "account_id", "window_end"),
+    )
     account_id: str = _key("stripe_account.id")
     event_id: str = _key()
     event_name: str | None = _optional()

@@ -30,6 +30,7 @@ from usageflow.ledger.verdicts import (
     Held,
     Parked,
     Quarantined,
+    Queued,
     Verdict,
 )
 
@@ -37,8 +38,6 @@ ANSWER_WAIT_S: Final = 0.05
 """How long one round waits for the first of its answers before it looks for new units again."""
 LOOK_UPS_MAX: Final = 4
 """Customers looked up at a time: Stripe takes 20 searches a second, and sending must go on."""
-LOOK_UP_LATER_S: Final = 5.0
-"""How long a unit waits whose customer cannot be looked up because others are."""
 
 FOR_EVER_S: Final = 3_155_760_000.0
 """A hundred years: how long a sink may be asked again that never forgets an identifier."""
@@ -224,7 +223,7 @@ class Forwarder:
         """
         if not claims:
             return
-        verdict: Verdict = Busy(LOOK_UP_LATER_S)
+        verdict: Verdict = Queued()
         looked_up = 0
         try:
             if self._addresses.prepare():

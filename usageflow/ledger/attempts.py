@@ -18,6 +18,7 @@ from usageflow.ledger.verdicts import (
     Held,
     Parked,
     Quarantined,
+    Queued,
     Verdict,
 )
 
@@ -44,8 +45,12 @@ class Limits:
         return now + timedelta(seconds=self.resend_s_max + min(self.skew_s, 0.0))
 
 
-Start: TypeAlias = Literal["send", "expired", "late", "early"]
-"""`expired`: only reconciliation can tell; `late`: the sink would refuse; `early`: it will not."""
+AHEAD_WAIT: Final = timedelta(hours=1)
+"""Usage that is further ahead than this is not waited for: a clock is wrong, not late."""
+
+Start: TypeAlias = Literal["send", "expired", "late", "early", "beyond"]
+"""`expired`: only reconciliation can tell; `late`: too old for the sink; `early`: soon it is time;
+`beyond`: so far ahead that a person must look."""
 
 
 def start(
@@ -58,9 +63,9 @@ def start(
     age_s = (theirs - occurred_at).total_seconds()
     if resend_until is None and limits.late_s_max is not None and age_s > limits.late_s_max:
         return "late"
-    if limits.ahead_s_max is not None and -age_s > limits.ahead_s_max:
-        return "early"
-    return "send"
+    if limits.ahead_s_max is None or -age_s <= limits.ahead_s_max:
+        return "send"
+    return "beyond" if -age_s > AHEAD_WAIT.total_seconds() and resend_until is None else "early"
 
 
 class Outcome(NamedTuple):
@@ -91,6 +96,6 @@ def outcome(verdict: Verdict, *, undecided: bool) -> Outcome:
         case Parked(reason):
             trigger = "lose" if undecided else "park"
             return Outcome(following("sending", trigger), reason, attempted=undecided)
-        case Busy() | AccountPaused() | Addressed():
+        case Busy() | Queued() | AccountPaused() | Addressed():
             trigger = "lose" if undecided else "postpone"
             return Outcome(following("sending", trigger), None, attempted=undecided)

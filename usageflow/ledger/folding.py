@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import and_, bindparam, case, func, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, insert, select, tuple_, update
 from sqlmodel import col
 
 from usageflow.db.exact import add, decimal_add
@@ -40,13 +40,14 @@ ALL: Final = "all"
 class Lane(NamedTuple):
     """A lane that is locked by this transaction. `folds`: its meter adds up what it gets.
 
-    `boundaries`: moments that no unit of it may cross.
+    `last_sequence`: the number of its last unit. `boundaries`: moments that no unit may cross.
     """
 
     id: int
     customer_id: str
     event_name: str
     folds: bool
+    last_sequence: int = 0
     boundaries: tuple[datetime, ...] = ()
 
     def divides(self, one: datetime, other: datetime) -> bool:
@@ -136,19 +137,24 @@ def assign(tx: Tx, organization_id: str, events: Iterable[Counted]) -> int:
     for event in forwarded:
         lane = lanes[event.customer_id, event.event_name or ""]
         by_slot.setdefault((lane, hour_start(event.occurred_at)), []).append(event)
-    open_units, sequences = _open_units(tx, by_slot), _sequences(tx, by_slot)
-    filled = [
-        unit
-        for slot, slot_events in by_slot.items()
-        for unit in fill(
-            slot,
-            slot_events,
-            last=open_units.get(slot),
-            next_sequence=sequences.get(slot, 0) + 1,
-        )
-    ]
+    filled = _filled(by_slot, _open_units(tx, by_slot))
     _store(tx, organization_id, account_id, filled)
+    _take_in(tx, lanes, forwarded, filled)
     return len(forwarded)
+
+
+def _filled(
+    by_slot: Mapping[Slot, Sequence[Counted]], open_units: Mapping[Slot, Filling]
+) -> list[Filling]:
+    """The units that the events come into; those of a lane are numbered on, whatever the hour."""
+    filled: list[Filling] = []
+    numbers = {lane.id: lane.last_sequence for lane, _ in by_slot}
+    for slot, events in by_slot.items():
+        number = numbers[slot[0].id]
+        units = fill(slot, events, last=open_units.get(slot), next_sequence=number + 1)
+        numbers[slot[0].id] = max(number, units[-1].sequence)
+        filled += units
+    return filled
 
 
 def assign_unassigned(tx: Tx, organization_id: str, limit: int) -> int:
@@ -167,12 +173,14 @@ def assign_unassigned(tx: Tx, organization_id: str, limit: int) -> int:
 
 
 def _account(tx: Tx, organization_id: str) -> str | None:
-    """The account usage goes to: the first that is not withdrawn, else the first there was."""
-    withdrawn = case((col(StripeAccountRow.state) == "deauthorized", 1), else_=0)
+    """The account usage goes to; none while the only one there was is withdrawn: usage waits."""
     return tx.session.scalars(
         select(col(StripeAccountRow.id))
-        .where(col(StripeAccountRow.organization_id) == organization_id)
-        .order_by(withdrawn, col(StripeAccountRow.created_at), col(StripeAccountRow.id))
+        .where(
+            col(StripeAccountRow.organization_id) == organization_id,
+            col(StripeAccountRow.state) != "deauthorized",
+        )
+        .order_by(col(StripeAccountRow.created_at), col(StripeAccountRow.id))
         .limit(1)
     ).first()
 
@@ -180,12 +188,12 @@ def _account(tx: Tx, organization_id: str) -> str | None:
 def _lanes(
     tx: Tx, organization_id: str, account_id: str, events: Sequence[Counted]
 ) -> dict[tuple[str, str], Lane]:
-    """The lanes of these events, made if new, locked in one order, and marked as waiting."""
+    """The lanes of these events, made if new, and locked in one order."""
     first = {(event.customer_id, event.event_name or ""): event for event in reversed(events)}
     _make_lanes(tx, organization_id, account_id, first)
     lanes = table(LaneRow)
     rows = tx.session.execute(
-        select(lanes.c.id, lanes.c.customer_id, lanes.c.event_name)
+        select(lanes.c.id, lanes.c.customer_id, lanes.c.event_name, lanes.c.last_sequence)
         .where(
             lanes.c.account_id == account_id,
             tuple_(lanes.c.customer_id, lanes.c.event_name).in_(list(first)),
@@ -193,7 +201,6 @@ def _lanes(
         .order_by(lanes.c.id)
         .with_for_update(key_share=True)
     ).all()
-    _take_in(tx, {(row.customer_id, row.event_name): row.id for row in rows}, events)
     folding, limits = _folding(tx, account_id), boundaries.of(tx, [row.id for row in rows])
     return {
         (row.customer_id, row.event_name): Lane(
@@ -201,17 +208,26 @@ def _lanes(
             row.customer_id,
             row.event_name,
             folding is None or row.event_name in folding,
+            row.last_sequence,
             limits.get(row.id, ()),
         )
         for row in rows
     }
 
 
-def _take_in(tx: Tx, lane_ids: Mapping[tuple[str, str], int], events: Sequence[Counted]) -> None:
-    """Note in each lane what it is given: how much, and since when it waits."""
+def _take_in(
+    tx: Tx,
+    by_name: Mapping[tuple[str, str], Lane],
+    events: Sequence[Counted],
+    filled: Sequence[Filling],
+) -> None:
+    """Note in each lane what it was given: how much, in how many units, and since when it waits."""
+    numbers = {lane.id: lane.last_sequence for lane in by_name.values()}
+    for unit in filled:
+        numbers[unit.slot[0].id] = max(numbers[unit.slot[0].id], unit.sequence)
     sums: dict[int, tuple[Decimal, datetime]] = {}
     for event in events:
-        lane_id = lane_ids[event.customer_id, event.event_name or ""]
+        lane_id = by_name[event.customer_id, event.event_name or ""].id
         total, oldest = sums.get(lane_id, (Decimal(0), event.occurred_at))
         sums[lane_id] = add(total, event.quantity), min(oldest, event.occurred_at)
     lanes = table(LaneRow)
@@ -225,12 +241,13 @@ def _take_in(tx: Tx, lane_ids: Mapping[tuple[str, str], int], events: Sequence[C
             metered=decimal_add(lanes.c.metered, more),
             oldest_at=case((waits_longer, lanes.c.oldest_at), else_=at),
             waiting=True,
+            last_sequence=bindparam("last"),
         )
     )
     tx.session.execute(
         statement,
         [
-            {"lane": lane_id, "more": total, "oldest": oldest}
+            {"lane": lane_id, "more": total, "oldest": oldest, "last": numbers[lane_id]}
             for lane_id, (total, oldest) in sums.items()
         ],
     )
@@ -258,6 +275,7 @@ def _make_lanes(
                 "oldest_at": event.occurred_at,
                 "metered": Decimal(0),
                 "settled": Decimal(0),
+                "last_sequence": 0,
             }
             for (customer_id, event_name), event in first.items()
         ],
@@ -304,18 +322,6 @@ def _open_units(tx: Tx, slots: Iterable[Slot]) -> dict[Slot, Filling]:
         )
         for row in rows
     }
-
-
-def _sequences(tx: Tx, slots: Iterable[Slot]) -> dict[Slot, int]:
-    """The last number given in each slot."""
-    units = table(UnitRow).c
-    lanes = {lane.id: lane for lane, _ in slots}
-    rows = tx.session.execute(
-        select(units.lane_id, units.hour, func.max(units.sequence))
-        .where(units.lane_id.in_(lanes), units.hour.in_({hour for _, hour in slots}))
-        .group_by(units.lane_id, units.hour)
-    )
-    return {(lanes[lane_id], hour): last for lane_id, hour, last in rows}
 
 
 def _store(tx: Tx, organization_id: str, account_id: str, filled: Sequence[Filling]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlmodel import col
 
 from usageflow.db import exact
@@ -68,7 +68,8 @@ def send_again(tx: Tx, unit: UnitRow) -> None:
 def reissue(tx: Tx, unit: UnitRow, *, reason: str, occurred_at: datetime | None = None) -> UnitRow:
     """Let another unit carry this one's quantity: a new sequence, looked up anew; that unit.
 
-    Only if Stripe does not have it. With `occurred_at` the usage is told for another time.
+    Only if Stripe does not have it. With `occurred_at` the usage is told for another time. A
+    correction stays that of its Stripe customer, whoever the lane's usage has become.
     """
     lane = _locked(tx, unit.lane_id)
     _unsettle(lane, unit)
@@ -82,6 +83,8 @@ def reissue(tx: Tx, unit: UnitRow, *, reason: str, occurred_at: datetime | None 
         quantity=unit.quantity,
         parent_id=unit.id,
     )
+    if unit.kind == "correction":
+        new.stripe_customer_id = unit.stripe_customer_id
     _look_again(tx, [unit])
     return new
 
@@ -129,12 +132,7 @@ def _new(
 ) -> UnitRow:
     """A sealed unit in the slot of a locked lane."""
     hour, lane_id = hour_start(occurred_at), _id(lane.id)
-    last = tx.session.execute(
-        select(func.max(UnitRow.sequence)).where(
-            col(UnitRow.lane_id) == lane_id, col(UnitRow.hour) == hour
-        )
-    ).scalar_one()
-    sequence = (last or 0) + 1
+    lane.last_sequence += 1
     installation = tx.session.execute(select(col(InstallationRow.id))).scalar_one()
     name = identifier(
         installation,
@@ -142,13 +140,13 @@ def _new(
         customer_id=lane.customer_id,
         event_name=lane.event_name,
         hour=hour,
-        sequence=sequence,
+        sequence=lane.last_sequence,
     )
     unit = UnitRow(
         organization_id=lane.organization_id,
         lane_id=lane_id,
         hour=hour,
-        sequence=sequence,
+        sequence=lane.last_sequence,
         kind=kind,
         parent_id=parent_id,
         occurred_at=occurred_at,

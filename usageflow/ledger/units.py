@@ -32,7 +32,7 @@ from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitR
 from usageflow.ledger import lanes as lane_rows
 from usageflow.ledger.attempts import CLOCK_BACK_S_MAX, Limits, Outcome, outcome, start
 from usageflow.ledger.lanes import PENDING
-from usageflow.ledger.verdicts import PAUSE_S_MAX, AccountPaused, Verdict, pause_s
+from usageflow.ledger.verdicts import PAUSE_S_MAX, AccountPaused, Verdict, failures_after, pause_s
 
 _PAUSE_MAX: Final = timedelta(seconds=PAUSE_S_MAX)
 _CLOCK_NOTED: Final = timedelta(seconds=1)
@@ -271,6 +271,7 @@ def _next_units(tx: Tx, account_id: str, limit: int) -> "Sequence[Row[Any]]":
         )
         .join_from(units, lanes, lanes.c.id == units.c.lane_id)
         .where(among(tx, units.c.id, [row.unit_id for row in free if row.unit_id is not None]))
+        .where(PENDING)  # its lane was locked after it was chosen: it may have been settled since
         .order_by(lanes.c.oldest_at, lanes.c.id)
     )
     return found.all()
@@ -301,9 +302,12 @@ def _sendable(tx: Tx, found: "Sequence[Row[Any]]", limits: Limits) -> "list[Row[
         by_start[ready].append(row)
     if lost := [row.unit_id for row in found if row.state == "sending"]:
         _never_sent(tx, lost)
-    for kind, put in (("expired", _expired), ("late", _too_old), ("early", _wait)):
+    for kind, put in (("expired", _expired), ("early", _wait)):
         if by_start[kind]:
             put(tx, by_start[kind])
+    for kind, reason in _HELD.items():
+        if by_start[kind]:
+            _hold(tx, by_start[kind], reason)
     return by_start["send"]
 
 
@@ -329,14 +333,21 @@ def _expired(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
     _rest(tx, [row.lane_id for row in rows])
 
 
-def _too_old(tx: Tx, rows: "Sequence[Row[Any]]") -> None:
+_HELD: Final = {
+    "late": "too old: Stripe takes usage of the last 35 days",
+    "beyond": "its time is more than an hour ahead: a clock was wrong where it was recorded",
+}
+
+
+def _hold(tx: Tx, rows: "Sequence[Row[Any]]", reason: str) -> None:
+    """Let a person look at what would be refused; the lanes go on."""
     units = table(UnitRow)
     tx.session.execute(
         update(units)
         .where(among(tx, units.c.id, [row.unit_id for row in rows]))
         .values(
             state="held",
-            reason="too old: Stripe takes usage of the last 35 days",
+            reason=reason,
             first_attempt_at=None,
             resend_until=None,
             updated_at=tx.now,
@@ -418,8 +429,7 @@ def _free(tx: Tx, settled: Iterable[tuple[Claim, Verdict]]) -> None:
     """End the leases. The lanes are locked, so no unit can come in unseen in between."""
     pauses: dict[tuple[float, int], list[int]] = defaultdict(list)
     for one, said in settled:
-        pause = pause_s(said, one.failures)
-        pauses[pause, one.failures + 1 if pause else 0].append(one.lane_id)
+        pauses[pause_s(said, one.failures), failures_after(said, one.failures)].append(one.lane_id)
     lanes = table(LaneRow)
     for (pause, failures), lane_ids in pauses.items():
         tx.session.execute(

@@ -6,6 +6,8 @@ Pure: the answers themselves are read in `usageflow.stripe`, the verdicts applie
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+QUEUED_PAUSE_S: Final = 2.0
+"""Pause of a lane whose customer could not be looked up because others were."""
 RATE_PAUSE_S: Final = 0.2
 """Pause of a lane after a refusal that concerns the whole account, whose rate is lowered for it."""
 UNDECIDED_PAUSE_S: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0)
@@ -58,6 +60,11 @@ class Busy:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """No byte was sent: there is no room now to find out whose the unit is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ambiguous:
     """The answer was lost: Stripe may or may not have the unit."""
 
@@ -84,7 +91,7 @@ class Held:
 
 
 Verdict: TypeAlias = (
-    Accepted | Quarantined | AccountPaused | Busy | Ambiguous | Addressed | Parked | Held
+    Accepted | Quarantined | AccountPaused | Busy | Queued | Ambiguous | Addressed | Parked | Held
 )
 
 
@@ -95,6 +102,8 @@ def pause_s(verdict: Verdict, failures: int) -> float:
             return min(max(wish, BUSY_PAUSE_S[0]), RETRY_AFTER_S_MAX)
         case Busy(account=True):
             return RATE_PAUSE_S
+        case Queued():
+            return QUEUED_PAUSE_S
         case Busy():
             return _step(BUSY_PAUSE_S, failures)
         case Ambiguous():
@@ -103,6 +112,20 @@ def pause_s(verdict: Verdict, failures: int) -> float:
             return _step(PARKED_PAUSE_S, failures)
         case _:
             return 0.0
+
+
+def failures_after(verdict: Verdict, failures: int) -> int:
+    """How many answers in a row have decided nothing, with `verdict`.
+
+    One that waits for its turn, or for the whole account, says nothing of this lane.
+    """
+    match verdict:
+        case Busy(account=True) | Queued():
+            return failures
+        case Busy() | Ambiguous() | Parked():
+            return failures + 1
+        case _:
+            return 0
 
 
 def _step(pauses: tuple[float, ...], failures: int) -> float:

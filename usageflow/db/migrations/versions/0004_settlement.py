@@ -158,6 +158,7 @@ def _rebuild_on_sqlite() -> None:
         _instant("oldest_at"),
         _decimal("metered"),
         _decimal("settled"),
+        _whole("last_sequence"),
         _refers("lane", "organization_id", "organization.id"),
         _refers("lane", "account_id", "stripe_account.id"),
         _refers("lane", "customer_id", "customer.id"),
@@ -171,6 +172,8 @@ def _rebuild_on_sqlite() -> None:
             "metered": "COALESCE((SELECT decimal_sum(unit.quantity) FROM unit"
             " WHERE unit.lane_id = lane.id), '0')",
             "settled": "'0'",
+            "last_sequence": "COALESCE((SELECT max(unit.sequence) FROM unit"
+            " WHERE unit.lane_id = lane.id), 0)",
         },
     )
     _rebuild(
@@ -248,6 +251,11 @@ def _alter_on_postgresql() -> None:
             "COALESCE((SELECT sum(quantity) FROM unit WHERE lane_id = lane.id), 0)",
         ),
         ("lane", _decimal("settled"), "0"),
+        (
+            "lane",
+            _whole("last_sequence"),
+            "COALESCE((SELECT max(sequence) FROM unit WHERE lane_id = lane.id), 0)",
+        ),
         ("unit", _text("kind"), "'usage'"),
         ("unit", _id("parent_id", null=True), None),
         ("unit", _instant("resend_until", null=True), "first_attempt_at"),
@@ -295,6 +303,7 @@ def _add(table: str, column: "sa.Column[Any]", value: str | None) -> None:
 
 def _indexes() -> None:
     undecided = "state IN ('sending', 'ambiguous')"
+    unsettled = "state <> 'settled'"
     pending = "state IN ('open', 'sealed', 'sending', 'ambiguous', 'parked')"
     for name, table, columns, where, unique in (
         ("ix_stripe_customer_id", "stripe_customer", ("account_id", "stripe_customer_id"), "", 0),
@@ -304,8 +313,8 @@ def _indexes() -> None:
         ("ix_unit_undecided", "unit", ("lane_id",), undecided, 1),
         ("ix_unit_pending", "unit", ("lane_id", "id"), pending, 0),
         ("ix_unit_accepted", "unit", ("lane_id", "hour"), "state = 'accepted'", 0),
-        ("ix_unit_unsettled", "unit", ("organization_id", "state"), "state <> 'settled'", 0),
-        ("ix_unit_customer_hour", "unit", ("stripe_customer_id", "hour"), "", 0),
+        ("ix_unit_unsettled", "unit", ("organization_id", "state"), unsettled, 0),
+        ("ix_unit_customer_hour", "unit", ("stripe_customer_id", "hour"), unsettled, 0),
     ):
         options: dict[str, Any] = {}
         if where:
@@ -357,6 +366,7 @@ def _new_tables() -> None:
         _refers("error_report", "account_id", "stripe_account.id"),
         _key("error_report", "account_id", "event_id"),
     )
+    op.create_index("ix_error_report_window", "error_report", ["account_id", "window_end"])
     op.create_table(
         "reconciliation",
         sa.Column("id", exact.BIG_ID, autoincrement=True, nullable=False),
