@@ -38,6 +38,7 @@ def test_nothing_is_sent_again_when_stripe_may_have_forgotten_it(
     ours_now = NOON + timedelta(hours=passed_h - skew_after_h)
     ready = start(
         occurred_at=NOON,
+        sent=True,
         resend_until=first.resend_until(ours_then),
         now=ours_now,
         limits=later,
@@ -66,7 +67,19 @@ def test_usage_is_told_while_stripe_takes_it(age_s: int, sent: object, ready: st
     limits = Limits(resend_s_max=60, late_s_max=100, ahead_s_max=10)
     until = limits.resend_until(NOON) if sent else None
     occurred = NOON - timedelta(seconds=age_s)
-    assert start(occurred_at=occurred, resend_until=until, now=NOON, limits=limits) == ready
+    assert (
+        start(occurred_at=occurred, sent=bool(sent), resend_until=until, now=NOON, limits=limits)
+        == ready
+    )
+
+
+def test_a_sink_that_never_forgets_may_be_asked_for_ever() -> None:
+    """There is no window that could end."""
+    limits = Limits(resend_s_max=None)
+    assert limits.resend_until(NOON) is None
+    later = NOON + timedelta(days=3_650)
+    ready = start(occurred_at=NOON, sent=True, resend_until=None, now=later, limits=limits)
+    assert ready == "send"
 
 
 @pytest.mark.parametrize(

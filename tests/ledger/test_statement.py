@@ -207,11 +207,11 @@ def test_a_statement_is_kept_for_each_hour_once(ledger: "Ledger", line: "LineOf"
     hour = ledger.clock.now
     assert statement.store_hourly(ledger.database) == 0
     ledger.append(line(quantity=1, event_name="used"), line(quantity=5, event_name="other"))
-    ledger.clock.advance(1_000)
+    ledger.clock.advance(500)
     assert statement.store_hourly(ledger.database) == 2
     ledger.append(line(quantity=1, event_name="used"), line(quantity=1, event_name="new"))
     assert statement.store_hourly(ledger.database) == 0
-    ledger.clock.advance(3_600)
+    ledger.clock.advance(3_599)
     assert statement.store_hourly(ledger.database) == 3
     with ledger.database.reading() as tx:
         first, second = (
@@ -224,6 +224,16 @@ def test_a_statement_is_kept_for_each_hour_once(ledger: "Ledger", line: "LineOf"
     metered = {line.event_name: line.metered for line in first}
     assert metered == {"other": Decimal(5), "used": Decimal(1)}
     assert second == lines_of(ledger)
+
+
+def test_a_statement_is_made_at_its_hour_or_not_at_all(ledger: "Ledger", line: "LineOf") -> None:
+    """A server that was away, or usage that came first in the middle, makes none of that hour."""
+    ledger.connect(used="sum")
+    ledger.append(line(event_name="used"))
+    ledger.clock.advance(600)
+    assert statement.store_hourly(ledger.database) == 0
+    ledger.clock.advance(3_000)
+    assert statement.store_hourly(ledger.database) == 1
 
 
 def test_the_second_of_two_servers_changes_nothing(ledger: "Ledger") -> None:

@@ -411,3 +411,26 @@ def test_leases_do_not_outlive_the_hour(busy_ledger: "Ledger") -> None:
     busy_ledger.claim()
     assert lane(busy_ledger).leased_until == busy_ledger.clock.now + timedelta(seconds=60)
     assert only(busy_ledger).quantity == Decimal(3)
+
+
+def test_where_nothing_can_be_compared_accepted_is_settled(busy_ledger: "Ledger") -> None:
+    """The sink's word is all there will be, and the lane's sum has it."""
+    (claim,) = busy_ledger.claim()
+    with busy_ledger.database.transaction() as tx:
+        units.settle_all(tx, [(claim, Accepted())], final=True)
+    assert only(busy_ledger).state == "settled"
+    assert lane(busy_ledger).settled == Decimal(3)
+
+
+def test_servers_whose_clocks_differ_do_not_doubt_each_other(busy_ledger: "Ledger") -> None:
+    """What counts is Stripe's clock, which both know: no window becomes doubtful."""
+    busy_ledger.limits = Limits(resend_s_max=72_000, skew_s=-600)
+    (claim,) = busy_ledger.claim()
+    busy_ledger.settle(claim, Ambiguous("timeout"))
+    busy_ledger.clock.advance(-600 + 2)
+    busy_ledger.limits = Limits(resend_s_max=72_000, skew_s=0)
+    busy_ledger.clock.advance(0)
+    with busy_ledger.database.transaction() as tx:
+        tx.session.exec(update(LaneRow).values(blocked_until=tx.now))
+    (claim,) = busy_ledger.claim()
+    assert claim.undecided

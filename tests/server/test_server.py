@@ -384,9 +384,7 @@ def test_a_key_that_stripe_refuses_is_told_in_the_log(
     first = serve(**stripe_settings(stripe))
     stripe.fault("status", status=401)
     record(first, secret_of(command), "a")
-    await_true(
-        lambda: "usage waits until a start with a good key" in "".join(first.log), within_s=10
-    )
+    await_true(lambda: "usage waits until its key is good again" in "".join(first.log), within_s=10)
     assert stripe.applied("account_id") == {}
     assert first.stop() == 0
     serve(**stripe_settings(stripe))

@@ -34,7 +34,7 @@ DUPLICATE = "An event already exists with identifier uf1_x."
         (401, None, "Invalid API Key", AccountPaused("Invalid API Key")),
         (403, None, "not permitted", AccountPaused("not permitted")),
         (403, "account_invalid", "gone", AccountPaused("gone", deauthorized=True)),
-        (401, "platform_api_key_expired", "gone", AccountPaused("gone", deauthorized=True)),
+        (401, "platform_api_key_expired", "gone", AccountPaused("gone")),
         (409, "lock_timeout", "busy", Busy()),
         (409, "too_many_concurrent_requests", "busy", Busy()),
         (429, "rate_limit", "slow down", Busy(account=True)),

@@ -9,13 +9,16 @@ an answer means is the sink's to say, what follows from it the ledger's.
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, Self
 
+from usageflow.catalog import audit
 from usageflow.db.session import Database, Tx
+from usageflow.errors import DeliveryError
 from usageflow.forwarding.pacing import Pacer
 from usageflow.forwarding.senders import Senders
 from usageflow.forwarding.sink import Parcel, Sink
@@ -39,8 +42,8 @@ ANSWER_WAIT_S: Final = 0.05
 LOOK_UPS_MAX: Final = 4
 """Customers looked up at a time: Stripe takes 20 searches a second, and sending must go on."""
 
-FOR_EVER_S: Final = 3_155_760_000.0
-"""A hundred years: how long a sink may be asked again that never forgets an identifier."""
+LEARN_AGAIN_S: Final = 10.0
+"""Pause after customers could not be listed; each try is read from the beginning."""
 
 Results = list[tuple[Claim, Verdict]]
 
@@ -53,7 +56,7 @@ class Addresses(Protocol):
     def prepare(self) -> bool:
         """Learn, for a unit came up whose customer is not known; whether there was anything new.
 
-        May raise DeliveryError.
+        One call at a time, from any thread. May raise DeliveryError.
         """
         ...
 
@@ -98,8 +101,7 @@ class Forwarder:
         self._sink = sink
         self._addresses = addresses
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4()}"
-        for_ever = sink.properties.window_s is None
-        self._resend_s_max = FOR_EVER_S if for_ever else resend_s_max
+        self._resend_s_max = None if sink.properties.window_s is None else resend_s_max
         self._lease_s = lease_s
         self._stop_s_max = stop_s_max
         self._skew_s = skew_s
@@ -109,6 +111,8 @@ class Forwarder:
         self._senders: Senders[Results] = Senders(concurrency, "usageflow-sender")
         self._finders: Senders[Results] = Senders(LOOK_UPS_MAX, "usageflow-customer")
         self._unsettled: Results = []
+        self._learning = threading.Lock()
+        self._learn_at = 0.0
         self._told_parked: set[int] = set()
         self._closed = False
 
@@ -124,8 +128,8 @@ class Forwarder:
     def forward_once(self) -> int:
         """Settle what was answered, and begin what may begin now; how much there was to do.
 
-        0: nothing is due, or the sink is not ready. Raises DeliveryError or DatabaseError; what has
-        been answered is kept then.
+        0: nothing is due, or the sink is not ready. Raises DatabaseError; what has been answered is
+        kept then.
         """
         if not self._ready():
             return 0
@@ -182,13 +186,32 @@ class Forwarder:
         if not self._unsettled and not limit:
             return []
         with self._db.transaction() as tx:
-            settled = units.settle_all(tx, self._unsettled) if self._unsettled else set()
+            settled = self._settle(tx)
             claims = self._claim(tx, limit) if limit and not self._closed else []
         verdicts, self._unsettled = self._unsettled, []
         for claim, verdict in verdicts:
             if claim.unit_id in settled:
                 self._tell(claim, verdict)
         return claims
+
+    def _settle(self, tx: Tx) -> set[int]:
+        """Settle what is unsettled; that an account takes nothing any more is noted once."""
+        if not self._unsettled:
+            return set()
+        final = not self._sink.properties.readable
+        settled = units.settle_all(tx, self._unsettled, final=final)
+        for claim, verdict in self._unsettled:
+            if isinstance(verdict, AccountPaused) and claim.unit_id in settled:
+                audit.record(
+                    tx,
+                    claim.organization_id,
+                    actor=audit.SYSTEM,
+                    action="stripe.deauthorize" if verdict.deauthorized else "stripe.pause",
+                    subject=self._account_id,
+                    after={"reason": verdict.message},
+                )
+                break
+        return settled
 
     def _claim(self, tx: Tx, limit: int) -> list[Claim]:
         properties = self._sink.properties
@@ -217,23 +240,11 @@ class Forwarder:
         return len(batches)
 
     def _find(self, claims: Sequence[Claim]) -> None:
-        """Find out whose these are: together if they are of a kind that is new, else one by one.
-
-        One by one it is done in threads of their own, so that nobody waits. Raises DeliveryError.
-        """
-        if not claims:
-            return
-        verdict: Verdict = Queued()
-        looked_up = 0
-        try:
-            if self._addresses.prepare():
-                verdict = Addressed()
-            else:
-                looked_up = self._finders.free
-        finally:
-            self._unsettled += [(claim, verdict) for claim in claims[looked_up:]]
-        for claim in claims[:looked_up]:
+        """Find out whose these are, in threads of their own, so that nobody waits for it."""
+        free = self._finders.free if self._clock() >= self._learn_at else 0
+        for claim in claims[:free]:
             self._finders.begin(f"unit {claim.identifier}", partial(self._looked_up, claim))
+        self._unsettled += [(claim, Queued()) for claim in claims[free:]]
 
     def _deliver(self, claims: Sequence[Claim]) -> Results:
         verdicts = self._sink.send([_parcel(claim) for claim in claims])
@@ -241,7 +252,14 @@ class Forwarder:
 
     def _looked_up(self, claim: Claim) -> Results:
         """Once its customer is clear, a unit is bound and sent in the next round."""
-        found = self._addresses.look_up(claim)
+        try:
+            with self._learning:
+                learned = self._addresses.prepare()
+        except DeliveryError as error:
+            self._learn_at = self._clock() + LEARN_AGAIN_S
+            logger.error("customers cannot be listed: %s", error)  # noqa: TRY400 - it says enough
+            return [(claim, Queued())]
+        found = "" if learned else self._addresses.look_up(claim)
         return [(claim, Addressed() if isinstance(found, str) else found)]
 
     def _tell(self, claim: Claim, verdict: Verdict) -> None:

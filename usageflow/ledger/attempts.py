@@ -30,19 +30,25 @@ CLOCK_BACK_S_MAX: Final = 60.0
 class Limits:
     """What the sink permits of one attempt; None: anything.
 
-    `resend_s_max`: how long after the first attempt the same identifier may be sent again.
-    `late_s_max`, `ahead_s_max`: how old usage may be, and how far ahead of now. `skew_s`: the
+    `resend_s_max`: how long after the first attempt the same identifier may be sent again, None for
+    ever. `late_s_max`, `ahead_s_max`: how old usage may be, and how far ahead of now. `skew_s`: the
     sink's clock minus ours.
     """
 
-    resend_s_max: float
+    resend_s_max: float | None
     late_s_max: float | None = None
     ahead_s_max: float | None = None
     skew_s: float = 0.0
 
-    def resend_until(self, now: datetime) -> datetime:
-        """The end of the window of a unit that is first sent now."""
+    def resend_until(self, now: datetime) -> datetime | None:
+        """The end of the window of a unit that is first sent now; None if it has none."""
+        if self.resend_s_max is None:
+            return None
         return now + timedelta(seconds=self.resend_s_max + min(self.skew_s, 0.0))
+
+    def theirs(self, now: datetime) -> datetime:
+        """What time it is by the sink's clock."""
+        return now + timedelta(seconds=self.skew_s)
 
 
 AHEAD_WAIT: Final = timedelta(hours=1)
@@ -54,18 +60,23 @@ Start: TypeAlias = Literal["send", "expired", "late", "early", "beyond"]
 
 
 def start(
-    *, occurred_at: datetime, resend_until: datetime | None, now: datetime, limits: Limits
+    *,
+    occurred_at: datetime,
+    sent: bool,
+    resend_until: datetime | None,
+    now: datetime,
+    limits: Limits,
 ) -> Start:
-    """Whether a unit may be sent now. `resend_until` is None for one that was never sent."""
-    theirs = now + timedelta(seconds=limits.skew_s)
-    if resend_until is not None and max(now, theirs) >= resend_until:
+    """Whether a unit may be sent now. `sent`: it may have been already."""
+    theirs = limits.theirs(now)
+    if sent and resend_until is not None and max(now, theirs) >= resend_until:
         return "expired"
     age_s = (theirs - occurred_at).total_seconds()
-    if resend_until is None and limits.late_s_max is not None and age_s > limits.late_s_max:
+    if not sent and limits.late_s_max is not None and age_s > limits.late_s_max:
         return "late"
     if limits.ahead_s_max is None or -age_s <= limits.ahead_s_max:
         return "send"
-    return "beyond" if -age_s > AHEAD_WAIT.total_seconds() and resend_until is None else "early"
+    return "beyond" if not sent and -age_s > AHEAD_WAIT.total_seconds() else "early"
 
 
 class Outcome(NamedTuple):

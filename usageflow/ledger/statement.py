@@ -8,7 +8,7 @@ carries the quantity: neither is counted. What to do about a difference is a per
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import reduce
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
@@ -140,6 +140,10 @@ def store(tx: Tx, organization_id: str, at: datetime, lines: Sequence[Line]) -> 
     return kept
 
 
+ON_TIME: Final = timedelta(minutes=10)
+"""How long after an hour has begun its statement may be made: later it would be no longer that."""
+
+
 def store_hourly(db: Database) -> int:
     """Keep every organization's statement of this hour, where it is not kept yet; lines stored.
 
@@ -148,6 +152,8 @@ def store_hourly(db: Database) -> int:
     done = 0
     with db.reading() as tx:
         at = hour_start(tx.now)
+        if tx.now >= at + ON_TIME:
+            return 0  # it would be no statement of that hour
         organizations = tx.session.scalars(select(table(OrganizationRow).c.id)).all()
         due = {
             organization_id: statement(tx, organization_id)

@@ -26,13 +26,22 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
+from usageflow.db.exact import decimal_add
 from usageflow.db.session import Tx
 from usageflow.db.statements import among
 from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitRow, table
 from usageflow.ledger import lanes as lane_rows
 from usageflow.ledger.attempts import CLOCK_BACK_S_MAX, Limits, Outcome, outcome, start
 from usageflow.ledger.lanes import PENDING
-from usageflow.ledger.verdicts import PAUSE_S_MAX, AccountPaused, Verdict, failures_after, pause_s
+from usageflow.ledger.unit_states import following
+from usageflow.ledger.verdicts import (
+    PAUSE_S_MAX,
+    Accepted,
+    AccountPaused,
+    Verdict,
+    failures_after,
+    pause_s,
+)
 
 _PAUSE_MAX: Final = timedelta(seconds=PAUSE_S_MAX)
 _CLOCK_NOTED: Final = timedelta(seconds=1)
@@ -91,7 +100,7 @@ def claim(
     account = tx.session.get(StripeAccountRow, account_id)
     if account is None or account.state != "active":
         return []
-    _mind_the_clock(tx, account)
+    _mind_the_clock(tx, account, limits)
     found = _next_units(tx, account_id, limit)
     sendable = _sendable(tx, found, limits)
     if not sendable:
@@ -152,10 +161,13 @@ def bind_customer(tx: Tx, claim: Claim, stripe_customer_id: str) -> Claim:
     return bound
 
 
-def settle_all(tx: Tx, verdicts: Sequence[tuple[Claim, Verdict]]) -> set[int]:
+def settle_all(
+    tx: Tx, verdicts: Sequence[tuple[Claim, Verdict]], *, final: bool = False
+) -> set[int]:
     """Apply verdicts and free their lanes; the ids of the units they were applied to.
 
-    A verdict is dropped if its lease had ended and the unit has been claimed anew since.
+    A verdict is dropped if its lease had ended and the unit has been claimed anew since. `final`:
+    the sink's word is all there will ever be, so what it accepts is settled at once.
     """
     lane_rows.lock(tx, {claim.lane_id for claim, _ in verdicts})
     current = _attempts(tx, [claim.unit_id for claim, _ in verdicts])
@@ -167,6 +179,8 @@ def settle_all(tx: Tx, verdicts: Sequence[tuple[Claim, Verdict]]) -> set[int]:
         outcomes[outcome(said, undecided=one.undecided)].append(one.unit_id)
     for result, unit_ids in outcomes.items():
         _decide(tx, result, unit_ids)
+    if final:
+        _settle(tx, [one for one, said in valid if isinstance(said, Accepted)])
     _free(tx, valid)
     for one, said in valid:
         if isinstance(said, AccountPaused):
@@ -213,14 +227,20 @@ def summary(tx: Tx, organization_id: str) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _mind_the_clock(tx: Tx, account: StripeAccountRow) -> None:
-    """Note how late it has been. If it is earlier now, nobody knows how old an attempt is."""
-    latest = account.clock_at
-    if latest is not None and (latest - tx.now).total_seconds() > CLOCK_BACK_S_MAX:
+def _mind_the_clock(tx: Tx, account: StripeAccountRow, limits: Limits) -> None:
+    """Note how late it has been, by the sink's clock, which all servers of a database share.
+
+    If it is earlier now, ours was set back since the sink last answered: then nobody knows how old
+    an attempt is. Where an identifier is known for ever, it does not matter.
+    """
+    if limits.resend_s_max is None:
+        return
+    latest, now = account.clock_at, limits.theirs(tx.now)
+    if latest is not None and (latest - now).total_seconds() > CLOCK_BACK_S_MAX:
         logger.error(
             "the clock was set back by %s: units whose outcome is not known are not sent again, "
             "but compared with Stripe",
-            latest - tx.now,
+            latest - now,
         )
         ours = select(col(LaneRow.id)).where(col(LaneRow.account_id) == account.id)
         tx.session.execute(
@@ -230,9 +250,9 @@ def _mind_the_clock(tx: Tx, account: StripeAccountRow) -> None:
             .values(resend_until=_NEVER)
             .execution_options(synchronize_session=False)
         )
-    elif latest is not None and tx.now - latest < _CLOCK_NOTED:
+    elif latest is not None and now - latest < _CLOCK_NOTED:
         return
-    account.clock_at = tx.now
+    account.clock_at = now
     tx.session.flush()
 
 
@@ -295,7 +315,8 @@ def _sendable(tx: Tx, found: "Sequence[Row[Any]]", limits: Limits) -> "list[Row[
         sent = row.state == "ambiguous" or row.stripe_customer_id is not None
         ready = start(
             occurred_at=row.occurred_at,
-            resend_until=row.resend_until if sent else None,
+            sent=sent and row.first_attempt_at is not None,
+            resend_until=row.resend_until,
             now=tx.now,
             limits=limits,
         )
@@ -423,6 +444,23 @@ def _decide(tx: Tx, result: Outcome, unit_ids: Sequence[int]) -> None:
     tx.session.execute(
         update(units).where(among(tx, units.c.id, unit_ids)).values(updated_at=tx.now, **values)
     )
+
+
+def _settle(tx: Tx, accepted: Sequence[Claim]) -> None:
+    units, lanes = table(UnitRow), table(LaneRow)
+    tx.session.execute(
+        update(units)
+        .where(among(tx, units.c.id, [one.unit_id for one in accepted]))
+        .values(state=following("accepted", "settle"))
+    )
+    if accepted:
+        more = bindparam("more", type_=lanes.c.settled.type)
+        tx.session.execute(
+            update(lanes)
+            .where(lanes.c.id == bindparam("lane"))
+            .values(settled=decimal_add(lanes.c.settled, more)),
+            [{"lane": one.lane_id, "more": one.quantity} for one in accepted],
+        )
 
 
 def _free(tx: Tx, settled: Iterable[tuple[Claim, Verdict]]) -> None:

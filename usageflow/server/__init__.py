@@ -103,12 +103,12 @@ class Server:
                         "USAGEFLOW_FORWARD_TO and USAGEFLOW_STRIPE_API_KEY are both set; usage "
                         "goes to one place"
                     )
-                cloudevents = CloudEventsAccount.ensure(tx, organization_id, settings.forward_to)
+                cloudevents = CloudEventsAccount.ensure(tx, organization_id, settings)
             start(tx, settings, organization_id)
             waiting = pending(tx)
         ways = Ways(db, settings, cloudevents=cloudevents)
         if not ways.follow():
-            logger.info("no Stripe key: usage is recorded and not forwarded")
+            logger.info("no account to forward to yet: usage is recorded")
         logger.info("%d units waiting", waiting)
         return ways
 

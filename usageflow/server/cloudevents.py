@@ -33,12 +33,12 @@ class CloudEventsAccount:
     addresses: ByIdentity
 
     @classmethod
-    def ensure(cls, tx: Tx, organization_id: str, url: str) -> Self:
-        """The organization's account of this place, made if absent.
+    def ensure(cls, tx: Tx, organization_id: str, settings: Settings) -> Self:
+        """The organization's account of `settings.forward_to`, made if absent.
 
-        Raises ConfigurationError if its usage goes elsewhere already.
+        Raises ConfigurationError if the place cannot be used, or usage goes elsewhere already.
         """
-        target = shown(url)
+        target = shown(settings.forward_to or "")
         rows = tx.session.exec(
             select(StripeAccountRow).where(
                 col(StripeAccountRow.organization_id) == organization_id,
@@ -52,7 +52,9 @@ class CloudEventsAccount:
             )
         account = rows[0] if rows else _made(tx, organization_id, target)
         installation = tx.session.exec(select(InstallationRow.id)).one()
-        return cls(account.id, target, source_of(installation, account.id), ByIdentity())
+        made = cls(account.id, target, source_of(installation, account.id), ByIdentity())
+        made.sink(settings).close()  # a place that cannot be used is not remembered
+        return made
 
     def sink(self, settings: Settings) -> Sink:
         """The sink, open. Raises ConfigurationError if it cannot be used."""

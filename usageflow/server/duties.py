@@ -20,6 +20,8 @@ ASSIGN_S: Final = 10.0
 """How often events without a unit are looked for: a batch may commit while an account is made."""
 FOLLOW_S: Final = 1.0
 """How soon an account that was connected or withdrawn is noticed."""
+TRY_S: Final = 10.0
+"""How often it is seen whether a paused account may be tried again."""
 STATEMENT_S: Final = 60.0
 """How often it is seen whether the hour's statement is to be made."""
 
@@ -30,6 +32,7 @@ def for_all_accounts(db: Database, settings: Settings, ways: Ways) -> list[Duty]
     """The duties; `ways` are opened and closed by the first."""
     return [
         Duty("accounts", ways.follow, FOLLOW_S),
+        Duty("paused accounts", ways.try_again, TRY_S),
         Duty("usage from before an account was connected", lambda: assign(db), ASSIGN_S),
         Duty("statement", lambda: keep_statement(db), STATEMENT_S),
         Duty("billing periods", lambda: mind_periods(db, settings), settings.stripe_barrier_s),

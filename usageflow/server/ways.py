@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from usageflow.config import Settings
 from usageflow.db.session import Database
@@ -18,12 +18,12 @@ from usageflow.db.tables import StripeAccountRow
 from usageflow.forwarding.forwarder import Addresses, Forwarder
 from usageflow.forwarding.sink import Sink
 from usageflow.server.cloudevents import CloudEventsAccount
-from usageflow.stripe import catch_up, error_reports
+from usageflow.stripe import accounts, catch_up, error_reports
 from usageflow.stripe.access import AccountAccess, accounts_to_serve
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import StripeAddresses
 from usageflow.stripe.meter_event_sink import StripeMeterEvents
-from usageflow.stripe.meter_event_stream import StripeStream
+from usageflow.stripe.meter_event_stream import STREAM_CALLS_PER_S, StripeStream
 from usageflow.stripe.meters import Meters
 from usageflow.stripe.reconciliation import reconcile
 from usageflow.worker import Duty, Worker
@@ -36,10 +36,19 @@ METERS_PAUSE_S: Final = 300.0
 """Shortest pause between two lists because of a meter that is not among them: each is a read."""
 LEASE_CALLS: Final = 4
 """Calls that one lease must outlive: search, two customers, the event."""
+PAUSE_S_MIN, PAUSE_S_MAX = 60.0, 3_600.0
+"""First and longest pause before a paused account is tried again: one refused call each time."""
 REPORTS_AGE: Final = timedelta(days=2)
 """How far back Stripe is asked for error reports; each is dealt with once."""
 
 logger = logging.getLogger("usageflow.server")
+
+
+class Pause(NamedTuple):
+    """Until when a paused account is left alone, and how long that was."""
+
+    until_s: float
+    length_s: float
 
 
 class Way:
@@ -81,6 +90,7 @@ class Ways:
         self._cloudevents = cloudevents
         self._ways: Mapping[str, Way] = {}
         self._meters: dict[str, Meters] = {}
+        self._pauses: dict[str, Pause] = {}
 
     def follow(self) -> int:
         """Open ways to accounts that came up, close those of accounts that went; how many.
@@ -99,6 +109,26 @@ class Ways:
         new = {name: make() for name, make in wanted.items() if name not in kept}
         self._ways = {**kept, **new}
         return len(gone) + len(new)
+
+    def try_again(self) -> int:
+        """Let accounts go on that are paused, after ever longer pauses; how many.
+
+        A key may be refused for a while, and a receiver be away, without anybody starting anew.
+        """
+        with self._db.reading() as tx:
+            paused = [row.id for row in accounts.accounts(tx) if row.state == "paused"]
+        now_s = time.monotonic()
+        for account_id in self._pauses.keys() - set(paused):
+            if now_s >= self._pauses[account_id].until_s + PAUSE_S_MAX:
+                del self._pauses[account_id]
+        for account_id in paused:
+            pause = self._pauses.setdefault(account_id, Pause(now_s + PAUSE_S_MIN, PAUSE_S_MIN))
+            if now_s >= pause.until_s:
+                length_s = min(2 * pause.length_s, PAUSE_S_MAX)
+                self._pauses[account_id] = Pause(now_s + length_s, length_s)
+                with self._db.transaction() as tx:
+                    accounts.resume(tx, account_id)
+        return 0
 
     def wake(self) -> None:
         """There may be usage to send."""
@@ -125,7 +155,7 @@ class Ways:
             logger.info("%s is reached in another way now", way.name)
         else:
             logger.error(
-                "%s is %s (%s); its usage waits until a start with a good key, or until it is "
+                "%s is %s (%s); its usage waits until its key is good again, or until it is "
                 "connected again",
                 *(way.name, state, reason),
             )
@@ -196,7 +226,8 @@ def stripe_sink(
 ) -> Sink:
     """The sink of a Stripe account, as the settings have it."""
     if settings.stripe_api == "v2-stream":
-        return StripeStream(gateway, meters)
+        calls_per_s = min(STREAM_CALLS_PER_S, access.calls_per_s)
+        return StripeStream(gateway, meters, calls_per_s=calls_per_s)
     return StripeMeterEvents(gateway, meters, calls_per_s=access.calls_per_s)
 
 

@@ -89,6 +89,8 @@ def start(tx: Tx, settings: Settings, organization_id: str) -> None:
     if settings.stripe_api_key is not None and settings.stripe_client_id is None:
         ensure_own(tx, organization_id, livemode=is_live(settings.stripe_api_key))
     for row in accounts(tx):
+        if row.kind not in OF_STRIPE:
+            continue
         resume(tx, row.id)
         reached = access(row, settings, keyring)
         if row.state == "active" and isinstance(reached, Refused):
