@@ -137,14 +137,18 @@ class Stripe:
         """Ask a control endpoint."""
         return self.http.post(f"/_emulator/{path}", json=body).raise_for_status().json()
 
+    def as_platform(self) -> httpx.Client:
+        """Stripe as our platform's key sees it."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.Client(base_url=self.url, headers=headers, trust_env=False, timeout=30)
+
     def connect(self, *, connected: bool) -> None:
         """Let our platform act for the account, or no more."""
-        platform = {"authorization": f"Bearer {KEY}"}
-        if connected:
-            path, headers, body = "seed", platform | {"stripe-account": ACCOUNT}, {}
-        else:
-            path, headers, body = "deauthorize", platform, {"account": ACCOUNT}
-        self.http.post(f"/_emulator/{path}", json=body, headers=headers)
+        with self.as_platform() as http:
+            if connected:
+                http.post("/_emulator/seed", json={}, headers={"stripe-account": ACCOUNT})
+            else:
+                http.post("/_emulator/deauthorize", json={"account": ACCOUNT})
 
     def customer(self, value: str, customer_id: str | None = None) -> str:
         """Create a customer, or change its metadata; its id."""
@@ -275,7 +279,8 @@ def hollow(found: Evidence) -> Iterator[str]:
     state = {unit.identifier: unit.state for unit, _, _ in found.units}
     corrections = {unit.identifier for unit, _, _ in found.units if unit.kind == "correction"}
     dropped = {row["identifier"] for row in found.journal if row["kind"] == "rejected"}
-    done, there = defaultdict[tuple[str, str], Decimal](Decimal), defaultdict(Decimal)
+    done: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    there: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for unit, value, event_name in found.units:
         if unit.state in DONE and unit.identifier not in dropped | corrections:
             done[value, event_name] += weight(event_name, unit.quantity)

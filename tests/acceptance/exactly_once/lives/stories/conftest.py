@@ -6,10 +6,12 @@ for the judge to say.
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from usageflow.errors import DatabaseError, DeliveryError
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.statement import statement, verify
+from usageflow.server.duties import assign
 from usageflow.stripe import accounts, catch_up, corrections, differences, error_reports
 from usageflow.stripe.reconciliation import reconcile
 
@@ -57,6 +60,7 @@ class World:
     def __init__(self, url: str, stripe: Any, lives: Any, **parts: Any) -> None:
         self.stripe, self.clocks = stripe, stripe.clocks
         self._lives, self._build = lives, lives.build(**parts)
+        self.url = url
         self.database = Database.open(url, clock=self.clocks.ours)
         with self.database.transaction() as tx:
             self.organization_id = default_organization(tx)
@@ -155,6 +159,7 @@ class World:
     def _forward(self, rounds: int) -> None:
         if self.life.meters.wanted or not self.life.meters.known:
             self.life.meters.refresh()
+        assign(self.life.database)
         for _ in range(rounds):
             if not self.life.forwarder.forward_once():
                 break
@@ -305,23 +310,25 @@ class World:
 
 @pytest.fixture
 def world(
-    stripe: Any, lives: Any, tmp_path: Path, sqlite_template: bytes
+    request: pytest.FixtureRequest, stripe: Any, lives: Any, tmp_path: Path, sqlite_template: bytes
 ) -> Iterator[Callable[..., World]]:
-    """Makes worlds, each empty and with a file of its own; one at a time."""
-    made: list[World] = []
+    """Makes worlds, each empty and with a database of its own; one at a time."""
+    with ExitStack() as opened:
 
-    def make(**parts: Any) -> World:
-        for earlier in made:
-            earlier.close()
-        made.clear()
-        path = tmp_path / "usageflow.db"
-        for leftover in tmp_path.glob("usageflow.db*"):
-            leftover.unlink()
-        path.write_bytes(sqlite_template)
-        stripe.reset()
-        made.append(World(f"sqlite:///{path}", stripe, lives, **parts))
-        return made[0]
+        def make(dialect: str = "sqlite", **parts: Any) -> World:
+            opened.close()
+            stripe.reset()
+            if dialect == "postgresql":
+                server = request.getfixturevalue("postgres")
+                url = server.create()
+                opened.callback(server.drop, url)
+            else:
+                directory = opened.enter_context(TemporaryDirectory(dir=tmp_path))
+                path = Path(directory, "usageflow.db")
+                path.write_bytes(sqlite_template)
+                url = f"sqlite:///{path}"
+            made = World(url, stripe, lives, **parts)
+            opened.callback(made.close)
+            return made
 
-    yield make
-    for last in made:
-        last.close()
+        yield make
