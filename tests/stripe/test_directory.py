@@ -281,6 +281,28 @@ def test_two_changes_of_one_second_are_in_doubt(known: Directory) -> None:
     assert known.whose("x", 1, "other") == ["cus_1"]
 
 
+def test_what_was_a_deleted_customers_stays_its_own(known: Directory) -> None:
+    """Who has the value later gets what is used after it was lost, and from then on."""
+    known.changed("cus_1", 1, field="a")
+    known.changed("cus_1", 10, field="")
+    known.changed("cus_2", 12, field="a")
+    known.forget("cus_1", 13)
+    assert known.answers([0, 5, 9, 10, 12], ["a"]) == [[], [], [], ["cus_2"], ["cus_2"]]
+    known.changed("cus_1", 3, field="")
+    assert known.answers([2, 5], ["a"]) == [[], ["cus_2"]]
+
+
+def test_who_is_seen_again_was_never_gone(known: Directory) -> None:
+    """Stripe may say that it does not know a customer that is there."""
+    known.changed("cus_1", 1, field="a")
+    known.forget("cus_1", 5)
+    assert known.whose("a", 2) == []
+    known.seen(6, ["field"], cus_1={"field": "a"})
+    assert known.answers([2, 5.5, 6], ["a"]) == [["cus_1"]] * 3
+    known.forget("cus_1", 4)
+    assert known.answers([2, 4.5, 6], ["a"]) == [["cus_1"]] * 3
+
+
 def test_who_is_gone_is_nobodys(known: Directory) -> None:
     """At any time; what is told late does not bring it back, but being seen again does."""
     known.changed("cus_1", 1, field="a")
@@ -314,6 +336,17 @@ def test_a_person_may_say_who_it_is(known: Directory) -> None:
     assert known.whose("a", 5) == ["cus_1"]
     known.forget("cus_1", 6)
     assert known.whose("a", 5) == ["cus_2"]
+
+
+def test_a_person_may_take_it_back(known: Directory) -> None:
+    """Then it is whose Stripe says it is; who it was is told."""
+    known.use("a", 0)
+    known.changed("cus_1", 1, field="a")
+    known.attach("field", "a", "cus_3")
+    with known.database.transaction() as tx:
+        assert directory.detach(tx, ACCOUNT, ("field", "a")) == "cus_3"
+        assert directory.detach(tx, ACCOUNT, ("field", "a")) is None
+    assert known.whose("a", 0) == ["cus_1"]
 
 
 def test_rows_of_earlier_releases_may_be_attached(known: Directory) -> None:
@@ -374,6 +407,7 @@ def test_lists_are_remembered(known: Directory) -> None:
     with known.database.reading() as tx:
         assert directory.listed_at(tx, ACCOUNT, "field") == START
         assert directory.listed_at(tx, ACCOUNT, "other") is None
+        assert directory.listed(tx, ACCOUNT) == {"field"}
         assert directory.having(tx, ACCOUNT, {"field"}) == {"cus_1"}
 
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usageflow.stripe.identities import Meant, Moment, Place, place, turned, unclear, whose
+from usageflow.stripe.identities import (
+    Meant,
+    Moment,
+    Place,
+    deleted,
+    place,
+    turned,
+    unclear,
+    whose,
+)
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
 
@@ -47,6 +56,30 @@ def test_nobody_then_is_who_it_is_now() -> None:
     assert whose([meant("a", 0, 10)], at(15)) == []
 
 
+def gone(customer_id: str, since: int, until: int) -> Meant:
+    """A customer who had the value for some minutes, and was deleted."""
+    return meant(customer_id, since, until)._replace(gone=True)
+
+
+def test_usage_of_who_is_deleted_is_not_the_next_ones() -> None:
+    """Neither of its time nor from before; only from its end on is it whoever has it now."""
+    rows = [gone("a", 10, 20), meant("b", 30)]
+    for minute, ids, those in ((5, [], ["a"]), (19, [], ["a"]), (20, ["b"], []), (30, ["b"], [])):
+        assert (whose(rows, at(minute)), deleted(rows, at(minute))) == (ids, those)
+    assert [minute for minute in range(40) if turned(rows, at(minute))] == [20]
+    assert turned([gone("a", 10, 20)], at(20))
+    assert deleted([], at(0)) == []
+
+
+def test_of_several_then_one_may_be_deleted() -> None:
+    """As always it is whose it is now; unless all who had it then are deleted."""
+    rows = [gone("a", 10, 20), meant("b", 10, 20), meant("c", 20)]
+    assert (whose(rows, at(15)), deleted(rows, at(15))) == (["c"], [])
+    rows = [gone("b", 10, 20), gone("a", 10, 25), meant("c", 20)]
+    assert (whose(rows, at(15)), deleted(rows, at(15))) == ([], ["a", "b"])
+    assert whose([*rows, Meant("d", at(0), None, attached=True)], at(15)) == ["d"]
+
+
 def test_a_persons_word_stands_above_all() -> None:
     """At any moment, and whatever Stripe says."""
     said = Meant("chosen", at(30), None, attached=True)
@@ -75,6 +108,14 @@ def test_when_it_became_anothers() -> None:
 def test_the_reason_names_some(ids: list[str], reason: str) -> None:
     """What a person needs to mend it, and no more."""
     assert unclear("field", "value", ids).reason == reason
+
+
+def test_the_reason_names_who_is_deleted() -> None:
+    """And what to do, for nothing else will move it."""
+    assert unclear("field", "value", ["b"], ["a"]).reason == (
+        "the Stripe customer that had metadata field = value then is deleted: a; "
+        "`usageflow inbox attach` says whose it is"
+    )
 
 
 @given(st.sets(st.integers(0, 20)), st.integers(0, 20))

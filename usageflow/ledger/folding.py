@@ -257,7 +257,7 @@ def _make_lanes(
     tx: Tx, organization_id: str, account_id: str, first: Mapping[tuple[str, str], Counted]
 ) -> None:
     """Make the lanes that do not exist yet; a new one is known as its `first` event has it."""
-    insert_new(
+    made = insert_new(
         tx,
         LaneRow,
         [
@@ -282,6 +282,7 @@ def _make_lanes(
         key=["account_id", "customer_id", "event_name"],
         give="id",
     )
+    boundaries.for_new_lanes(tx, account_id, [row.id for row in made])
 
 
 def _folding(tx: Tx, account_id: str) -> set[str] | None:

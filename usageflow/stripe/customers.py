@@ -21,7 +21,7 @@ from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import AccountPaused, Busy, Verdict
 from usageflow.stripe import directory, identity_lanes
 from usageflow.stripe.client import StripeGateway
-from usageflow.stripe.identities import unclear, whose
+from usageflow.stripe.identities import Meant, deleted, unclear, whose
 
 SEARCHES_PER_S: Final = 10.0
 """Searches that begin in a second; Stripe takes 20, and people search too."""
@@ -57,7 +57,7 @@ class StripeAddresses:
         self._sleep = sleep
         self._pacer = Pacer(SEARCHES_PER_S)
         self._lock = threading.Lock()
-        self._fields: set[str] = set()
+        self._unlisted: set[str] = set()
 
     def prepare(self) -> bool:
         """List all customers, once for each field that usage is known by; whether one was new.
@@ -65,17 +65,15 @@ class StripeAddresses:
         Raises DeliveryError.
         """
         with self._db.reading() as tx:
-            new = identity_lanes.fields(tx, self._account_id) - self._fields
-            unlisted = {
-                field for field in new if directory.listed_at(tx, self._account_id, field) is None
-            }
-        if unlisted:
+            fields = identity_lanes.fields(tx, self._account_id)
+            new = fields - directory.listed(tx, self._account_id) - self._unlisted
+        if new:
             try:
-                self._list(unlisted)
+                list_all(self._db, self._account_id, self._gateway, new)
             except DeliveryError as error:
-                if not error.refused:  # a key that may not list may still search
+                if not error.refused:
                     raise
-        self._fields |= new
+                self._unlisted |= new  # a key that may not list may still search
         return bool(new)
 
     def bind(self, tx: Tx, claims: Sequence[Claim]) -> list[Claim]:
@@ -99,21 +97,24 @@ class StripeAddresses:
         Nothing is bound: that is `bind`'s, once the unit is claimed again.
         """
         field, value = claim.identity_field, claim.identity_value
-        found, now = self._known(claim)
+        meant, now = self._known(claim)
+        found = whose(meant, claim.occurred_at)
         if len(found) != 1 and value:
             try:
                 self._ask(field, value, found, now)
             except DeliveryError as error:
                 return AccountPaused(str(error)) if error.refused else Busy()
-            found, _ = self._known(claim)
-        return found[0] if len(found) == 1 else unclear(field, value, found)
+            meant, _ = self._known(claim)
+            found = whose(meant, claim.occurred_at)
+        if len(found) == 1:
+            return found[0]
+        return unclear(field, value, found, deleted(meant, claim.occurred_at))
 
-    def _known(self, claim: Claim) -> tuple[list[str], datetime]:
-        """Whose the claim is, as far as we know now."""
+    def _known(self, claim: Claim) -> tuple[Sequence[Meant], datetime]:
+        """Whom the claim's identity meant, as far as we know now."""
         identity = claim.identity_field, claim.identity_value
         with self._db.reading() as tx:
-            meant = directory.known(tx, self._account_id, [identity])
-            return whose(meant.get(identity, ()), claim.occurred_at), tx.now
+            return directory.known(tx, self._account_id, [identity]).get(identity, ()), tx.now
 
     def _ask(self, field: str, value: str, before: Collection[str], now: datetime) -> None:
         """Search, and read each candidate as it is now: a search is behind, and ignores case."""
@@ -148,19 +149,7 @@ class StripeAddresses:
                 listed_at = directory.listed_at(tx, self._account_id, field)
                 recently = listed_at is not None and tx.now - listed_at < LIST_AGAIN
             if not recently:
-                self._list({field})
-
-    def _list(self, fields: Collection[str]) -> None:
-        """Put all customers with any of these fields into the directory, and who is gone."""
-        with self._db.reading() as tx:
-            now, missing = tx.now, directory.having(tx, self._account_id, fields)
-        listed = iter(self._gateway.list_customers())
-        while some := {one.customer_id: one.metadata for one in islice(listed, LISTED_AT_ONCE)}:
-            self._enter(some, fields, now)
-            missing -= some.keys()
-        self._enter(dict.fromkeys(sorted(missing)), fields, now)
-        with self._db.transaction() as tx:
-            directory.mark_listed(tx, self._account_id, fields)
+                list_all(self._db, self._account_id, self._gateway, {field})
 
     def _enter(
         self,
@@ -172,6 +161,26 @@ class StripeAddresses:
         at = reading_time(began, self._gateway)
         with self._db.transaction() as tx:
             directory.seen(tx, self._account_id, found, fields, at)
+
+
+def list_all(
+    db: Database, account_id: str, gateway: StripeGateway, fields: Collection[str]
+) -> None:
+    """Put all customers with any of these fields into the directory, and who is gone.
+
+    Raises DeliveryError.
+    """
+    with db.reading() as tx:
+        now, missing = tx.now, directory.having(tx, account_id, fields)
+    listed = iter(gateway.list_customers())
+    while some := {one.customer_id: one.metadata for one in islice(listed, LISTED_AT_ONCE)}:
+        with db.transaction() as tx:
+            directory.seen(tx, account_id, some, fields, reading_time(now, gateway))
+        missing -= some.keys()
+    with db.transaction() as tx:
+        gone = dict.fromkeys(sorted(missing))
+        directory.seen(tx, account_id, gone, fields, reading_time(now, gateway))
+        directory.mark_listed(tx, account_id, fields)
 
 
 def reading_time(began: datetime, gateway: StripeGateway) -> datetime:

@@ -1,9 +1,9 @@
 """The directory of Stripe's customers: what their metadata was, from when to when.
 
 A row of `stripe_customer` is a moment of a customer's field: from `valid_from` on it was `value`,
-"" for none, until the next moment. A customer that is gone has a row without a field; a field for
-which all customers were listed has one without a customer. What moments mean is decided in
-`identities`; Stripe is asked in `customers`.
+"" for none, until the next moment. A customer that is gone has a row without a field, and no value
+since; a field for which all customers were listed has a row without a customer. What moments mean
+is decided in `identities`; Stripe is asked in `customers`.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import bindparam, case, delete, func, or_, select, update
 
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert, insert_new
@@ -39,13 +39,26 @@ class Change(NamedTuple):
 def known(tx: Tx, account_id: str, identities: Collection[Identity]) -> dict[Identity, list[Meant]]:
     """Whom each of these identities meant, and when; those that never meant anybody are absent."""
     found: dict[Identity, list[Meant]] = defaultdict(list)
-    row = _rows.c
+    row, other = _rows.c, _rows.alias().c
+    last = (  # what was last heard of the customer; that it is gone has no field
+        select(other.field)
+        .where(
+            other.account_id == row.account_id,
+            other.stripe_customer_id == row.stripe_customer_id,
+            other.source == "stripe",
+        )
+        .order_by(other.valid_from.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    gone = case((row.valid_until.is_(None), False), else_=last == "")
+    attached = row.source == "attached"
     for field, values in by_field(identities):
         ours = select(
-            row.value, row.stripe_customer_id, row.valid_from, row.valid_until, row.source
+            row.value, row.stripe_customer_id, row.valid_from, row.valid_until, attached, gone
         ).where(row.account_id == account_id, row.field == field, row.value.in_(values))
-        for value, customer_id, since, until, source in tx.session.execute(ours):
-            found[field, value].append(Meant(customer_id, since, until, source == "attached"))
+        for value, *one in tx.session.execute(ours):
+            found[field, value].append(Meant(*one))
     return found
 
 
@@ -120,24 +133,24 @@ def seen(
 
 
 def forget(tx: Tx, account_id: str, stripe_customer_id: str, at: datetime | None = None) -> None:
-    """The customer is gone since `at` (default: now): it is nobody's, at any time.
+    """The customer is gone since `at` (default: now), and nobody may be sent what was its usage.
 
-    What comes late, of moments before, changes nothing.
+    When it had which values is kept, and what comes late of moments before is added. A person's
+    word for it ends. Should it be seen again, this was not so.
     """
     at = tx.now if at is None else at
     _take_turns(tx, account_id)
     row = _rows.c
-    gone = tx.session.execute(
-        delete(_rows)
-        .where(
-            row.account_id == account_id,
-            row.stripe_customer_id == stripe_customer_id,
-            row.valid_from <= at,
-        )
-        .returning(row.field, row.value)
-    ).all()
+    its = row.account_id == account_id, row.stripe_customer_id == stripe_customer_id
+    had = tx.session.execute(select(row.field, row.value).where(*its, row.valid_from <= at)).all()
+    ended = or_(row.source == "attached", row.valid_from == at)
+    tx.session.execute(delete(_rows).where(*its, row.valid_from <= at, ended))
+    lasted = or_(row.valid_until.is_(None), row.valid_until > at)
+    tx.session.execute(
+        update(_rows).where(*its, row.valid_from < at, lasted).values(valid_until=at)
+    )
     _insert(tx, account_id, [("", "", stripe_customer_id, at, at)])
-    _moved(tx, account_id, {(field, value) for field, value in gone})
+    _moved(tx, account_id, {(field, value) for field, value in had})
 
 
 def attach(tx: Tx, account_id: str, identity: Identity, stripe_customer_id: str) -> int:
@@ -156,19 +169,43 @@ def attach(tx: Tx, account_id: str, identity: Identity, stripe_customer_id: str)
             row.source == "attached",
         )
     )
-    said = {
-        **dict(zip(_KEY, (account_id, field, value, stripe_customer_id, ALWAYS), strict=True)),
-        "valid_until": None,
-        "source": "attached",
-        "seen_at": tx.now,
-    }
-    latest = {name: said[name] for name in ("valid_until", "source", "seen_at")}
-    tx.session.execute(
-        insert(tx, StripeCustomerRow)
-        .values(said)
-        .on_conflict_do_update(index_elements=_KEY, set_=latest)
-    )
+    key = account_id, field, value, stripe_customer_id, ALWAYS
+    _put(tx, key, valid_until=None, source="attached")
     return _moved(tx, account_id, [identity])
+
+
+def detach(tx: Tx, account_id: str, identity: Identity) -> str | None:
+    """Take a person's word back: an identity is whose Stripe says it is. Who it was, if anybody."""
+    _take_turns(tx, account_id)
+    field, value = identity
+    row = _rows.c
+    said = tx.session.scalars(
+        delete(_rows)
+        .where(
+            row.account_id == account_id,
+            row.field == field,
+            row.value == value,
+            row.source == "attached",
+        )
+        .returning(row.stripe_customer_id)
+    ).one_or_none()
+    if said is not None:
+        _moved(tx, account_id, [identity])
+    return said
+
+
+def listed(tx: Tx, account_id: str) -> set[str]:
+    """The fields for which all customers were ever listed."""
+    row = _rows.c
+    return set(
+        tx.session.scalars(
+            select(row.field).where(
+                row.account_id == account_id,
+                row.stripe_customer_id == "",
+                row.value == "",
+            )
+        )
+    )
 
 
 def listed_at(tx: Tx, account_id: str, field: str) -> datetime | None:
@@ -185,20 +222,9 @@ def listed_at(tx: Tx, account_id: str, field: str) -> datetime | None:
 
 
 def mark_listed(tx: Tx, account_id: str, wanted: Iterable[str]) -> None:
-    """All customers were listed for these fields."""
-    _take_turns(tx, account_id)
-    for field in wanted:
-        tx.session.merge(
-            StripeCustomerRow(
-                account_id=account_id,
-                field=field,
-                value="",
-                stripe_customer_id="",
-                valid_from=ALWAYS,
-                valid_until=ALWAYS,
-                seen_at=tx.now,
-            )
-        )
+    """All customers were listed for these fields, as others may have just before or be just now."""
+    for field in sorted(wanted):
+        _put(tx, (account_id, field, "", "", ALWAYS), valid_until=ALWAYS, source="stripe")
 
 
 def having(tx: Tx, account_id: str, wanted: Collection[str]) -> set[str]:
@@ -226,7 +252,7 @@ def _take_turns(tx: Tx, account_id: str) -> None:
 def _histories(
     tx: Tx, account_id: str, customer_ids: Collection[str]
 ) -> Mapping[tuple[str, str], list[Moment]]:
-    """What is known of each (customer, field), in order; field "" tells since when it is gone."""
+    """What is known of each (customer, field), in order; field "" tells that it was gone."""
     row = _rows.c
     ours = (
         select(row.stripe_customer_id, row.field, row.valid_from, row.value)
@@ -248,14 +274,17 @@ def _changes(
     values: Mapping[str, Mapping[str, str]],
     at: datetime,
 ) -> Iterator[Change]:
-    """What these values of each customer's fields mean at this moment, unless it is gone since."""
+    """What these values of each customer's fields mean at this moment, unless it was gone then.
+
+    That it is gone is a moment of each field: it has no value from there on.
+    """
     for customer_id, fields_ in values.items():
-        gone = histories.get((customer_id, ""))
-        if gone and at <= gone[-1].at:
+        gone = histories.get((customer_id, ""), ())
+        if any(one.at == at for one in gone):
             continue
         for field, value in fields_.items():
-            where = place(histories.get((customer_id, field), ()), at)
-            yield Change(customer_id, field, Moment(at, value), where)
+            history = sorted([*histories.get((customer_id, field), ()), *gone])
+            yield Change(customer_id, field, Moment(at, value), place(history, at))
 
 
 def _apply(tx: Tx, account_id: str, changes: Sequence[Change]) -> None:
@@ -315,10 +344,22 @@ def _insert(
     )
 
 
+def _put(
+    tx: Tx, key: tuple[str, str, str, str, datetime], *, valid_until: datetime | None, source: str
+) -> None:
+    """Write a row, whether or not it is there."""
+    rest = {"valid_until": valid_until, "source": source, "seen_at": tx.now}
+    tx.session.execute(
+        insert(tx, StripeCustomerRow)
+        .values({**dict(zip(_KEY, key, strict=True)), **rest})
+        .on_conflict_do_update(index_elements=_KEY, set_=rest)
+    )
+
+
 def _moved(tx: Tx, account_id: str, identities: Collection[Identity]) -> int:
     """Who these identities are, or were, has changed; how many lanes go on that waited for it."""
     found = identity_lanes.having(tx, account_id, identities)
     if not found:
         return 0
     meant = known(tx, account_id, {lane.identity for lane in found})
-    return identity_lanes.follow(tx, found, meant)
+    return identity_lanes.follow(tx, account_id, found, meant)

@@ -22,47 +22,77 @@ _JUST_BEFORE: Final = timedelta(microseconds=1)
 class Meant(NamedTuple):
     """From when to when a value meant a customer; `valid_until` None: still.
 
-    `attached`: a person said so, which stands above whatever Stripe says, at any moment.
+    `attached`: a person said so, which stands above whatever Stripe says, at any moment. `gone`:
+    the customer has been deleted since.
     """
 
     customer_id: str
     valid_from: datetime
     valid_until: datetime | None
     attached: bool = False
+    gone: bool = False
 
 
 def whose(meant: Collection[Meant], at: datetime) -> list[str]:
     """The customers an identity was at this moment: exactly one is an answer.
 
-    If it was none or several then, those it is now. Before anybody was seen to have the value it
-    meant the first who had: usage may be older than its customer.
+    If it was none or several then, those it is now; but if they are all deleted, nobody: what was
+    theirs is not the next one's. Before anybody was seen to have the value it meant the first who
+    had: usage may be older than its customer.
     """
     if attached := [one.customer_id for one in meant if one.attached]:
         return attached
-    if not meant:
+    then = _then(meant, at)
+    if then and all(one.gone for one in then):
         return []
-    at = max(at, min(one.valid_from for one in meant))
-    then = {
-        one.customer_id
-        for one in meant
-        if one.valid_from <= at and (one.valid_until is None or at < one.valid_until)
-    }
-    if len(then) == 1:
-        return list(then)
+    if len(customers := {one.customer_id for one in then}) == 1:
+        return list(customers)
     return sorted({one.customer_id for one in meant if one.valid_until is None})
+
+
+def deleted(meant: Collection[Meant], at: datetime) -> list[str]:
+    """The customers an identity was at this moment if they are all deleted."""
+    then = _then(meant, at)
+    return sorted({one.customer_id for one in then}) if all(one.gone for one in then) else []
 
 
 def turned(meant: Collection[Meant], at: datetime) -> bool:
     """Whether the identity became another's at this moment."""
-    return whose(meant, at) != whose(meant, at - _JUST_BEFORE)
+    before = at - _JUST_BEFORE
+    return whose(meant, at) != whose(meant, before) or deleted(meant, at) != deleted(meant, before)
 
 
-def unclear(field: str, value: str, customer_ids: Sequence[str]) -> Parked:
-    """Why usage must wait while the identity is none or several customers."""
+def _then(meant: Collection[Meant], at: datetime) -> list[Meant]:
+    """Who had the value at this moment, or first."""
+    if not meant:
+        return []
+    at = max(at, min(one.valid_from for one in meant))
+    return [
+        one
+        for one in meant
+        if one.valid_from <= at and (one.valid_until is None or at < one.valid_until)
+    ]
+
+
+def unclear(
+    field: str, value: str, customer_ids: Sequence[str], gone: Sequence[str] = ()
+) -> Parked:
+    """Why usage must wait while the identity is none or several customers, or one who is gone."""
+    if gone:
+        return Parked(
+            f"the Stripe customer that had metadata {field} = {value} then is deleted: "
+            f"{_named(gone)}; `usageflow inbox attach` says whose it is"
+        )
     if not customer_ids:
         return Parked(f"no Stripe customer has metadata {field} = {value}")
-    names = ", ".join(customer_ids[:SHOWN_MAX]) + (", ..." if len(customer_ids) > SHOWN_MAX else "")
-    return Parked(f"{len(customer_ids)} Stripe customers have metadata {field} = {value}: {names}")
+    return Parked(
+        f"{len(customer_ids)} Stripe customers have metadata {field} = {value}: "
+        f"{_named(customer_ids)}"
+    )
+
+
+def _named(customer_ids: Sequence[str]) -> str:
+    return ", ".join(customer_ids[:SHOWN_MAX]) + (", ..." if len(customer_ids) > SHOWN_MAX else "")
 
 
 class Moment(NamedTuple):

@@ -5,7 +5,7 @@ Who an identity is, is the `directory`'s and `identities`'s; nothing is looked u
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from sqlalchemy import exists, func, select
@@ -13,10 +13,10 @@ from sqlalchemy import exists, func, select
 from usageflow.db.session import Tx
 from usageflow.db.tables import LaneRow, UnitRow, table
 from usageflow.ledger import boundaries, lanes
+from usageflow.ledger.boundaries import REACH
+from usageflow.stripe import billing_periods
 from usageflow.stripe.identities import Identity, Meant, turned
 
-REACH: Final = timedelta(days=36)
-"""How far back boundaries matter: Stripe takes no usage of more than 35 days ago."""
 VALUES_MAX: Final = 500
 """Values in one statement: well below the least number of variables a database takes."""
 
@@ -61,19 +61,31 @@ def having(tx: Tx, account_id: str, identities: Collection[Identity]) -> list[Id
 
 
 def follow(
-    tx: Tx, found: Sequence[IdentityLane], meant: Mapping[Identity, Collection[Meant]]
+    tx: Tx,
+    account_id: str,
+    found: Sequence[IdentityLane],
+    meant: Mapping[Identity, Collection[Meant]],
 ) -> int:
     """Who these lanes' identities are, or were, has changed; how many go on that were parked.
 
-    No unit holds usage from before and after an identity became another's.
+    No unit holds usage from before and after an identity became another's, or from two billing
+    periods of one that it means.
     """
     lanes.lock(tx, [lane.lane_id for lane in found])
+    customer_ids = {one.customer_id for them in meant.values() for one in them}
+    periods = billing_periods.of(tx, account_id, customer_ids)
     turns: dict[datetime, list[int]] = defaultdict(list)
+    ends: dict[datetime, list[int]] = defaultdict(list)
     for lane in found:
-        for at in _turns(meant.get(lane.identity, ()), tx.now - REACH):
+        them = meant.get(lane.identity, ())
+        for at in _turns(them, tx.now - REACH):
             turns[at].append(lane.lane_id)
+        for at in {at for one in them for at in periods.get(one.customer_id, ())}:
+            ends[at].append(lane.lane_id)
     for at in sorted(turns):
         boundaries.add(tx, turns[at], at, "customer")
+    for at in sorted(ends):
+        boundaries.add(tx, ends[at], at, "period")
     waiting = [lane.lane_id for lane in found if lane.parked]
     lanes.unblock(tx, waiting)
     return len(waiting)
