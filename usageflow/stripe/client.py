@@ -236,8 +236,7 @@ class StripeGateway:
                 {"types": list(types), "created": {"gte": since}, "limit": PAGE_MAX}
             )
             newest_first = [event.to_dict() for event in listed.auto_paging_iter()]
-        found = map(inbound.inbound_event, reversed(newest_first))
-        yield from (event for event in found if event is not None)
+        yield from inbound.understood(reversed(newest_first), inbound.inbound_event)
 
     def error_reports_since(self, created_gte: datetime) -> Iterator[ErrorReport]:
         """What Stripe dropped after accepting it, oldest report first; kept for 30 days."""
@@ -250,7 +249,7 @@ class StripeGateway:
                 }
             )
             newest_first = [event.to_dict() for event in listed.auto_paging_iter()]
-        yield from (inbound.error_report(raw) for raw in reversed(newest_first))
+        yield from inbound.understood(reversed(newest_first), inbound.error_report)
 
     def error_report(self, event_id: str) -> ErrorReport:
         """The report that a notification only tells the id of."""

@@ -4,20 +4,26 @@ An event and what follows from it commit together; Stripe is asked before that, 
 event alone cannot tell. How events come here is `webhooks_in`'s and `catch_up`'s.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from sqlmodel import col, delete, select
+from sqlmodel import col, delete
 
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import StripeEventRow
 from usageflow.errors import DeliveryError
 from usageflow.ledger import boundaries
-from usageflow.stripe import accounts, directory, error_reports, identity_lanes
+from usageflow.stripe import (
+    accounts,
+    billing_periods,
+    directory,
+    error_reports,
+    identity_lanes,
+)
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import reading_time
 from usageflow.stripe.inbound import ERROR_REPORT, NO_METER_FOUND, InboundEvent
@@ -142,11 +148,11 @@ class AccountEvents:
 
     def _subscription(self, event: InboundEvent, tx: Tx) -> bool:
         """No unit of the customer's usage may cross the end of a billing period."""
-        lane_ids = directory.lanes_of(tx, self._account_id, str(event.object["customer"]))
-        if lane_ids:
-            for moment in sorted(set(period_ends(event.object))):
-                if moment >= tx.now - identity_lanes.REACH:
-                    boundaries.add(tx, lane_ids, moment, "period")
+        customer_id, ends = str(event.object["customer"]), billing_periods.told_by(event.object)
+        lane_ids = directory.lanes_of(tx, self._account_id, customer_id)
+        for moment in billing_periods.keep(tx, self._account_id, customer_id, ends):
+            if lane_ids:
+                boundaries.add(tx, lane_ids, moment, "period")
         return True
 
     def _report(self, event: InboundEvent) -> bool:
@@ -192,26 +198,6 @@ def changed(event: InboundEvent, wanted: Collection[str]) -> dict[str, str]:
     else:
         fields = (event.previous.get("metadata") or {}).keys()
     return {field: metadata.get(field, "") for field in wanted if field in fields}
-
-
-def period_ends(subscription: Any) -> Iterator[datetime]:
-    """When billing periods of a subscription begin and end; since 2025 each item has its own."""
-    items = (subscription.get("items") or {}).get("data") or []
-    for part in (subscription, *items):
-        for name in ("current_period_start", "current_period_end", "ended_at"):
-            if part.get(name):
-                yield datetime.fromtimestamp(part[name], UTC)
-
-
-def newest(tx: Tx, account_id: str) -> datetime | None:
-    """When the latest event of the account came in."""
-    received = col(StripeEventRow.received_at)
-    return tx.session.exec(
-        select(received)
-        .where(col(StripeEventRow.account_id) == account_id)
-        .order_by(received.desc())
-        .limit(1)
-    ).first()
 
 
 def prune(tx: Tx, before: datetime) -> None:

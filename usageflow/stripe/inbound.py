@@ -4,10 +4,11 @@ Shapes, and how they are read from Stripe's JSON. Whether a webhook is genuine i
 what follows from an event elsewhere. Fields that nobody here needs are left out.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from usageflow.stripe.meter_events import Meter
 
@@ -17,6 +18,11 @@ NO_METER_FOUND: Final = "v1.billing.meter.no_meter_found"
 """The same for meter events whose event name no meter has."""
 KEY_SEPARATOR: Final = "."
 """Between the identifier of a meter event and the rest of an idempotency key; in no identifier."""
+_UNKNOWN_FORM: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+
+Shape = TypeVar("Shape")
+
+logger = logging.getLogger("usageflow.stripe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,14 +98,29 @@ def inbound_event(raw: Mapping[str, Any]) -> InboundEvent | None:
     """An event, snapshot or thin, from its JSON; None if that is no event."""
     try:
         return _thin(raw) if raw["object"] == "v2.core.event" else _snapshot(raw)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+    except _UNKNOWN_FORM:
         return None
+
+
+def understood(
+    raws: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Shape | None]
+) -> Iterator[Shape]:
+    """Read each of these; what is of no known form is told of in the log and left out."""
+    for raw in raws:
+        try:
+            found = read(raw)
+        except _UNKNOWN_FORM:
+            found = None
+        if found is None:
+            logger.warning("%r of Stripe is skipped: it has no form we know", raw.get("id"))
+        else:
+            yield found
 
 
 def error_report(raw: Mapping[str, Any]) -> ErrorReport:
     """A report from the whole thin event (not from its notification, which has no data).
 
-    Raises KeyError, TypeError or ValueError if it is none.
+    Raises KeyError, TypeError, ValueError, AttributeError or OverflowError if it is none.
     """
     data, dropped_by = raw["data"], raw.get("related_object") or {}
     kinds = data["reason"]["error_types"]
