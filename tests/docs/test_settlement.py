@@ -10,6 +10,7 @@ from typing import get_args
 
 from usageflow.config import Settings
 from usageflow.stripe.error_reports import CUSTOMER_NOT_FOUND, WINDOW_SLACK
+from usageflow.stripe.precision import WHOLE_MAX
 from usageflow.stripe.reads import KEPT_SHARE
 from usageflow.stripe.reconciliation import PAGE_HOURS, PATIENCE
 from usageflow.stripe.settlement import (
@@ -19,7 +20,6 @@ from usageflow.stripe.settlement import (
     LATE,
     PAST,
     REPEAT,
-    WHOLE_MAX,
     Classification,
 )
 
@@ -53,6 +53,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert Settings().stripe_resend_s_max == 20 * 3_600
     for words in (
         "over for 2 hours",
+        "at least 2 hours ago",
         "at least 30 minutes later",
         "accepted less than 24 hours ago",
         "sent less than 24 hours ago",

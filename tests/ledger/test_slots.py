@@ -160,10 +160,20 @@ def test_units_of_a_time(ledger: "Ledger", line: LineOf, clock: "Clock") -> None
     def between(start: int, end: int) -> int:
         span = now + timedelta(seconds=start), now + timedelta(seconds=end)
         with ledger.database.reading() as tx:
-            return len(slots.taken_between(tx, series(ledger), [hour], *span))
+            found = slots.taken_between(tx, series(ledger), [hour], *span, told_at=told_at)
+            return len(found)
 
+    told_at = clock.now
     assert [between(10, 20), between(-5, 0), between(3, 4)] == [1, 1, 1]
     assert [between(11, 20), between(-5, -1)] == [0, 0]
+    change(ledger, 0, lambda tx, unit: resolution.settled(tx, [unit]))
+    assert between(3, 4) == 0
+    told_at = clock.now + timedelta(seconds=1)
+    assert between(3, 4) == 1
+    clock.advance(1)
+    with ledger.database.transaction() as tx:
+        slots.confirm(tx, series(ledger), hour)
+    assert between(3, 4) == 0
 
 
 def test_a_slot_is_settled_as_a_whole(ledger: "Ledger", line: LineOf) -> None:

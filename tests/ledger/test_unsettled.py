@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import select
 
 from usageflow.db.tables import ErrorReportRow, ReconciliationRow, UnitRow
-from usageflow.ledger import resolution, unsettled
+from usageflow.ledger import resolution, slots, unsettled
 from usageflow.ledger.slots import Series
 from usageflow.ledger.unsettled import CLOSED, EXPIRED, SUSPECT, Scope
 from usageflow.ledger.verdicts import Accepted, Ambiguous
@@ -39,12 +39,13 @@ class Shelf:
         assert self.ledger.settle(claim, verdict or Accepted())
 
     def scope(self, **changes: Any) -> Scope:
-        """Everything of hours before the last three, at noon."""
+        """Everything of hours before the last three, at noon, whenever it was sent."""
         known = {
             "organization_id": self.ledger.organization_id,
             "account_id": "account-1",
             "now": self.clock.now,
             "closed": self.noon - 2 * HOUR,
+            "quiet": self.clock.now,
             "patience": self.clock.now - timedelta(hours=23),
         }
         return Scope(**{**known, **changes})
@@ -87,6 +88,12 @@ class Shelf:
         with self.ledger.database.transaction() as tx:
             times = dict.fromkeys(("first_seen_at", "observed_at", "checked_at"), tx.now)
             tx.session.add(ReconciliationRow(**{**known, **times, **changes}))
+
+    def reject(self) -> None:
+        """Stripe says that it dropped every unit of ours."""
+        with self.ledger.database.transaction() as tx:
+            for unit in tx.session.exec(select(UnitRow)).all():
+                resolution.reject(tx, unit, "no", "No.")
 
     def report(self, event_name: str | None, at: datetime) -> None:
         """Stripe dropped something in the minute around this moment, and says so now."""
@@ -177,6 +184,7 @@ def test_a_difference_for_a_person_is_left_alone(shelf: Shelf, changes: dict[str
         (5, {"classification": "unsettled"}),
         (5, {"classification": "late"}),
         (5, {"state": "applied"}),
+        (5, {"state": "dismissed"}),
         (5, {"state": "resolved"}),
         (4, {}),
     ],
@@ -188,6 +196,68 @@ def test_other_differences_are_looked_at_each_time(
     shelf.put("a", 5)
     shelf.differ("a", hours_ago, **changes)
     assert shelf.due() == [("a", "used", CLOSED, 5)]
+
+
+def test_a_slot_is_due_once_nothing_comes_any_more(shelf: Shelf) -> None:
+    """Stripe's sums do not show what it took a moment ago; other slots need not wait for that."""
+    shelf.put("a", 5)
+    shelf.differ("a", 5, classification="late")
+    shelf.put("a", 4)
+    shelf.clock.advance(600)
+    shelf.put("a", 5)
+    quiet = shelf.clock.now - timedelta(seconds=1)
+    assert shelf.due(quiet=quiet) == [("a", "used", CLOSED, 4)]
+    assert shelf.due(quiet=shelf.clock.now) == [("a", "used", CLOSED, 5)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"classification": "late"}, {"state": "applied"}, {"state": "dismissed"}],
+)
+def test_a_slot_that_something_went_from_is_looked_at_once(
+    shelf: Shelf, changes: dict[str, Any]
+) -> None:
+    """What was seen before is no more, though nothing is left that could be settled."""
+    shelf.put("a", 5)
+    shelf.put("a", 0)
+    shelf.differ("a", 5, **changes)
+    shelf.differ("a", 0, **changes)
+    shelf.clock.advance(1)
+    shelf.reject()
+    assert shelf.hours("a") == [5]
+    assert shelf.due(since=shelf.noon - 4 * HOUR) == []
+    assert shelf.due(account_id="account-2") == []
+    shelf.clock.advance(1)
+    with shelf.ledger.database.transaction() as tx:
+        for row in tx.session.exec(select(ReconciliationRow)):
+            row.checked_at = tx.now
+    assert shelf.due() == []
+
+
+def test_what_went_from_another_slot_is_no_matter(shelf: Shelf) -> None:
+    """Of another meter, customer or hour."""
+    shelf.put("a", 4)
+    shelf.put("b", 5)
+    shelf.put("a", 5, event_name="other")
+    shelf.clock.advance(1)
+    shelf.differ("a", 5)
+    shelf.clock.advance(1)
+    shelf.reject()
+    assert shelf.due() == []
+
+
+@pytest.mark.parametrize(("state", "hours"), [("open", [5]), ("applied", [5]), ("dismissed", [])])
+def test_an_open_difference_is_looked_at_once_a_day(
+    shelf: Shelf, state: str, hours: list[int]
+) -> None:
+    """Even of a slot that is settled, for Stripe may have told that it dropped something."""
+    shelf.put("a", 5)
+    with shelf.ledger.database.transaction() as tx:
+        resolution.settled(tx, tx.session.exec(select(UnitRow)).all())
+    shelf.differ("a", 5, state=state)
+    assert shelf.due() == []
+    shelf.clock.advance(23 * 3_600)
+    assert shelf.hours("a") == hours
 
 
 def test_only_what_is_asked_for(shelf: Shelf) -> None:
@@ -217,6 +287,25 @@ def test_suspects_are_due_before_their_hour_is_over(shelf: Shelf, clock: "Clock"
         tx.session.exec(select(ReconciliationRow)).one().checked_at = tx.now
     assert not shelf.is_suspected()
     assert shelf.due() == []
+
+
+def test_what_was_settled_before_a_report_is_suspect_too(shelf: Shelf, clock: "Clock") -> None:
+    """Until Stripe was seen to have it still."""
+    shelf.put("a", 3)
+    sent_at = clock.now
+    with shelf.ledger.database.transaction() as tx:
+        resolution.settled(tx, tx.session.exec(select(UnitRow)).all())
+    assert shelf.due() == []
+    clock.advance(60)
+    shelf.report("used", sent_at)
+    assert shelf.due() == [("a", "used", SUSPECT, 3)]
+    assert shelf.is_suspected()
+    clock.advance(60)
+    series = Series(shelf.ledger.organization_id, "account-1", "cus_a", "used")
+    with shelf.ledger.database.transaction() as tx:
+        slots.confirm(tx, series, shelf.noon - 3 * HOUR)
+    assert shelf.due() == []
+    assert not shelf.is_suspected()
 
 
 def test_a_report_without_a_meter_may_mean_any(shelf: Shelf, clock: "Clock") -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import AuditRow, ErrorReportRow, ReconciliationRow
-from usageflow.stripe import error_reports
+from usageflow.db.tables import AuditRow, ErrorReportRow, LaneRow, ReconciliationRow
+from usageflow.stripe import corrections, error_reports
 from usageflow.stripe.error_reports import CUSTOMER_NOT_FOUND, WINDOW_SLACK
 from usageflow.stripe.inbound import ErrorReport, Sample
 from usageflow.stripe.reconciliation import reconcile
+from usageflow.stripe.settlement import LAG
 
 if TYPE_CHECKING:
     from tests.stripe.conftest import Way
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 INVALID = "meter_event_invalid_value"
 SOME_S = 15.0
 """Longer than the window that a report is about."""
+LAG_S = LAG.total_seconds()
 
 
 class Office:
@@ -80,6 +82,20 @@ class Office:
             found = tx.session.exec(select(ReconciliationRow)).one()
             tx.session.expunge_all()
         return found
+
+    def apply(self, difference_id: int) -> str | None:
+        """Apply what is proposed for a difference."""
+        way = self.way
+        return corrections.apply(
+            way.database, way.organization_id, difference_id, way.gateway, actor="somebody"
+        )
+
+    def dismiss(self, difference_id: int) -> str | None:
+        """Accept a difference as it is."""
+        with self.way.database.transaction() as tx:
+            return corrections.dismiss(
+                tx, self.way.organization_id, difference_id, reason="a gift", actor="somebody"
+            )
 
     def states(self) -> list[str]:
         """The states of all units, in order."""
@@ -176,9 +192,12 @@ def test_what_is_not_named_makes_its_slot_due(office: Office) -> None:
 
 
 def test_a_false_suspicion_settles(office: Office) -> None:
-    """Stripe has all of ours: what it dropped was another's."""
+    """Stripe has all of ours, also when its sum should stand: what it dropped was another's."""
     office.send(3)
     assert office.consume(Sample(INVALID, "No.", None), count=1)
+    assert office.compare() == 1
+    assert (office.states(), office.reports()) == (["accepted"], [("open", 0, 1)])
+    office.way.pass_time(LAG_S)
     assert office.compare() == 1
     assert (office.states(), office.reports()) == (["settled"], [("closed", 0, 1)])
 
@@ -206,9 +225,13 @@ def test_only_the_meter_of_the_report_is_suspect(office: Office) -> None:
     office.way.forward(office.forwarder)
     meters = {meter.event_name: meter.meter_id for meter in office.way.gateway.list_meters()}
     assert office.consume(count=1, meter_id=meters["calls"])
+    office.way.pass_time(LAG_S)
     assert office.compare() == 1
     assert office.states() == ["accepted", "settled"]
-    assert office.consume(count=1, event_id="evt_2", meter_id="mtr_unknown")
+    window_start = office.way.clock.now - timedelta(seconds=LAG_S)
+    assert office.consume(
+        count=1, event_id="evt_2", meter_id="mtr_unknown", window_start=window_start
+    )
     assert office.compare() == 1
 
 
@@ -224,18 +247,11 @@ def test_an_unanswered_unit_that_was_dropped_goes_out_as_another(office: Office)
 
 
 def test_a_unit_on_its_way_is_left_to_its_sender(office: Office) -> None:
-    """Its slot is suspect once it is accepted; one that is settled is only told."""
-    office.send(3)
-    office.consume(count=1)
-    office.compare()
-    assert office.states() == ["settled"]
-    settled = office.way.units()[0].identifier
-    assert office.consume(Sample(INVALID, "No.", settled), count=1, event_id="evt_2")
-    assert office.states() == ["settled"]
+    """Its slot is suspect once it is accepted."""
     office.way.use(4)
 
     def meanwhile(moment: datetime) -> None:
-        sending = office.way.units()[1]
+        sending = office.way.units()[0]
         assert (sending.state, sending.first_attempt_at) == ("sending", moment)
         sample = Sample(INVALID, "No.", sending.identifier)
         assert office.consume(sample, count=1, event_id="evt_3")
@@ -248,9 +264,121 @@ def test_a_unit_on_its_way_is_left_to_its_sender(office: Office) -> None:
 
     office.way.gateway.send_meter_event = slow  # type: ignore[method-assign]
     office.way.forward(office.forwarder)
-    assert office.states() == ["settled", "accepted"]
-    assert office.reports()[-1] == ("open", 0, 1)
+    assert office.states() == ["accepted"]
+    assert office.reports() == [("open", 0, 1)]
     assert office.compare() == 1
+
+
+def settle(office: Office, *quantities: int) -> None:
+    """Send units, and let them be seen in the sum."""
+    office.send(*quantities)
+    office.way.pass_time(2 * LAG_S)
+    assert office.compare() == 1
+    assert set(office.states()) == {"settled"}
+
+
+def lane_settled(office: Office) -> Any:
+    """What of the one lane there is was seen at Stripe."""
+    with office.way.database.reading() as tx:
+        return tx.session.exec(select(LaneRow)).one().settled
+
+
+def test_a_settled_unit_that_is_named_is_quarantined_after_all(office: Office) -> None:
+    """Stripe showed it and dropped it: nothing says any more that it was billed."""
+    settle(office, 3, 4)
+    assert lane_settled(office) == 7
+    dropped = office.way.units()[1].identifier
+    assert office.consume(Sample(INVALID, "No.", dropped), count=1)
+    assert office.states() == ["settled", "quarantined"]
+    assert lane_settled(office) == 3
+    assert office.reports() == [("closed", 1, 1)]
+    with office.way.database.reading() as tx:
+        row = tx.session.exec(
+            select(AuditRow).where(col(AuditRow.action) == "error_report.reject")
+        ).one()
+        assert row.subject == dropped
+
+
+def test_a_settled_unit_without_its_customer_goes_out_as_another(office: Office) -> None:
+    """As any that Stripe dropped for that."""
+    settle(office, 3)
+    (unit,) = office.way.units()
+    assert office.consume(Sample(CUSTOMER_NOT_FOUND, "No.", unit.identifier), count=1)
+    assert (office.states(), lane_settled(office)) == (["reissued", "sealed"], 0)
+
+
+def test_settled_units_are_suspect_too(office: Office) -> None:
+    """Their slot is compared once more: what is missing now was dropped after it was shown."""
+    began = office.way.clock.now
+    settle(office, 3, 4)
+    office.way.pass_time(60)
+    window = {"window_start": began, "window_end": began + timedelta(seconds=10)}
+    assert office.consume(count=1, **window)
+    assert office.compare() == 1
+    assert (office.states(), office.reports()) == (["settled"] * 2, [("closed", 0, 1)])
+    assert office.compare() == 0
+    office.way.gateway.cancel_meter_event("tokens", office.way.units()[1].identifier)
+    office.way.pass_time(60)
+    assert office.consume(count=1, event_id="evt_2", **window)
+    assert office.compare() == 1
+    found = office.difference()
+    assert (found.classification, found.expected, found.observed) == ("rejected", 7, 3)
+    assert (found.proposal, found.identifier) == ("reissue", office.way.units()[1].identifier)
+    assert office.reports()[-1] == ("closed", 0, 1)
+    assert office.compare() == 0
+    office.way.pass_time(23 * 3_600)
+    assert office.compare() == 1
+    assert office.apply(found.id) is None
+    assert (office.states(), lane_settled(office)) == (["settled", "reissued", "sealed"], 3)
+    office.way.forward_all(office.forwarder)
+    office.way.pass_time(LAG_S)
+    assert office.compare() == 1
+    assert (office.states(), lane_settled(office)) == (["settled", "reissued", "settled"], 7)
+    assert office.difference().state == "resolved"
+
+
+@pytest.mark.parametrize("code", [INVALID, CUSTOMER_NOT_FOUND])
+def test_a_difference_that_a_report_explains_is_none_any_more(office: Office, code: str) -> None:
+    """It was seen before Stripe told of it: nothing of the slot is left, nor of the difference."""
+    office.send(5)
+    office.way.pass_time(2 * LAG_S)
+    office.way.gateway.cancel_meter_event("tokens", office.way.units()[0].identifier)
+    assert office.compare() == 1
+    assert (office.difference().classification, office.difference().state) == ("late", "open")
+    sample = Sample(code, "No.", office.way.units()[0].identifier)
+    assert office.consume(sample, count=1)
+    assert office.compare() == 1
+    found = office.difference()
+    assert (found.state, found.checked_at) == ("resolved", office.way.clock.now)
+    assert office.compare() == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (1, [("dismissed", 11, 11, 0)]),
+        (2, [("resolved", 11, 11, 0), ("open", 7, 11, -4)]),
+    ],
+)
+def test_what_was_dismissed_is_compared_with_what_is_left(
+    office: Office, named: int, told: list[Any]
+) -> None:
+    """What was let be missing is not missing twice; what Stripe still shows of it is too much."""
+    office.send(3, 4, 8)
+    office.way.gateway.cancel_meter_event("tokens", office.way.units()[1].identifier)
+    office.way.pass_time(24 * 3_600)
+    assert office.compare() == 1
+    assert office.dismiss(office.difference().id) is None
+    office.way.pass_time(1)
+    assert office.compare() == 1
+    assert office.states() == ["settled"] * 3
+    assert office.consume(Sample(INVALID, "No.", office.way.units()[named].identifier), count=1)
+    office.way.pass_time(1)
+    assert office.compare() == 1
+    assert office.compare() == 0
+    with office.way.database.reading() as tx:
+        rows = tx.session.exec(select(ReconciliationRow).order_by(col(ReconciliationRow.id)))
+        assert [(row.state, row.expected, row.observed, row.quantity) for row in rows] == told
 
 
 def test_a_report_is_logged(office: Office, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,17 @@ from decimal import Decimal
 from functools import reduce
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, func, literal, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from usageflow.db.exact import ExactDecimal, add, decimal_add, decimal_sum
 from usageflow.db.session import Tx
@@ -30,10 +40,12 @@ UNSURE: Final = ("sending", "ambiguous", "held")
 GONE: Final = ("reissued", "quarantined")
 """The states of units that Stripe should not have, though there was an attempt."""
 
-ACCEPTED: Final = table(UnitRow).c.state == literal_column("'accepted'")
-"""Written out, as the partial index has it."""
-
 _units, _lanes = table(UnitRow), table(LaneRow)
+
+ACCEPTED: Final = _units.c.state == literal_column("'accepted'")
+"""Written out, as the partial index has it."""
+SETTLED: Final = _units.c.state == literal_column("'settled'")
+"""Stripe was seen to have the unit, last when its row was updated."""
 
 
 class Series(NamedTuple):
@@ -134,14 +146,33 @@ def settle(tx: Tx, series: Series, hour: datetime) -> None:
     )
 
 
+def confirm(tx: Tx, series: Series, hour: datetime) -> None:
+    """Stripe was seen to have every settled unit of this slot still, whatever it told before."""
+    ours = _joined(select(_units.c.id), series, [hour]).where(SETTLED)
+    tx.session.execute(update(_units).where(_units.c.id.in_(ours)).values(updated_at=tx.now))
+
+
 def taken_between(
-    tx: Tx, series: Series, hours: Sequence[datetime], start: datetime, end: datetime
+    tx: Tx,
+    series: Series,
+    hours: Sequence[datetime],
+    start: datetime,
+    end: datetime,
+    *,
+    told_at: datetime,
 ) -> list[tuple[datetime, Member]]:
-    """The accepted units of these hours that Stripe may have taken then, each with its hour."""
+    """The units of these hours that Stripe may have taken then, each with its hour; but for those
+    that it was seen to have after `told_at`.
+    """
     found = _of_members(series, hours).where(
-        ACCEPTED, _units.c.first_attempt_at <= end, _units.c.accepted_at >= start
+        unseen_since(told_at), _units.c.first_attempt_at <= end, _units.c.accepted_at >= start
     )
     return [(hour, Member(*values)) for hour, *values in tx.session.execute(found)]
+
+
+def unseen_since(moment: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
+    """Whether Stripe took a unit, and was not seen to have it since."""
+    return or_(ACCEPTED, and_(SETTLED, _units.c.updated_at < moment))
 
 
 def first_usage(tx: Tx, series: Series, hour: datetime) -> datetime:

@@ -1,11 +1,12 @@
 """Which slots are to be compared with Stripe: those with something to learn from it, and no others.
 
-Queries only. A slot whose units are all settled is never looked at again and costs nothing.
+Queries only. A slot whose units are all settled is not looked at again and costs nothing, unless
+Stripe tells that it dropped some, or there is still a difference.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -18,26 +19,33 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
+    tuple_,
     union_all,
 )
 
 from usageflow.db.session import Tx
 from usageflow.db.tables import ErrorReportRow, LaneRow, ReconciliationRow, UnitRow, table
-from usageflow.ledger.slots import ACCEPTED, Series
+from usageflow.ledger.slots import ACCEPTED, OVER, Series, unseen_since
 
 EXPIRED: Final = 2
 """Rank of a unit that nobody may send again: its lane waits for the comparison."""
 SUSPECT: Final = 1
 """Rank of units of which Stripe told that it dropped some, but not which."""
 CLOSED: Final = 0
-"""Rank of units of an hour that is over."""
+"""Rank of slots of which Stripe's sum should stand: their hour is over, and what came last too."""
+
+_AGE_MAX: Final = timedelta(days=36)
+"""No unit is accepted that much later than its hour: Stripe takes 35 days, trying not one more."""
 
 _units, _lanes = table(UnitRow), table(LaneRow)
+_SLOT: Final = (_units.c.stripe_customer_id, _lanes.c.event_name, _units.c.hour)
 _reports, _differences = table(ErrorReportRow), table(ReconciliationRow)
 # Written out in the statement, so that the partial index of the same condition is used.
 _CURRENT: Final = _differences.c.state.in_(
     bindparam("current", ("open", "applied", "dismissed"), expanding=True, literal_execute=True)
 )
+_LEFT: Final = (*OVER, "quarantined")
+"""The states of units that their slot is not expected to show any more."""
 _FOR_PERSON: Final = or_(
     _differences.c.classification.in_(("foreign", "rejected")),
     _differences.c.proposal.is_not(None),
@@ -48,14 +56,16 @@ _FOR_PERSON: Final = or_(
 class Scope:
     """What is looked for: slots of one account, of hours before `closed`, and from `since` on.
 
-    `now`: undecided units whose window is over then. A difference that waits for a person, and was
-    looked at after `patience`, is left alone.
+    A slot of which Stripe took a unit after `quiet` must wait. `now`: undecided units whose window
+    is over then. A difference that waits for a person, and was looked at after `patience`, is left
+    alone.
     """
 
     organization_id: str
     account_id: str
     now: datetime
     closed: datetime
+    quiet: datetime
     patience: datetime
     since: datetime | None = None
 
@@ -70,7 +80,7 @@ class Due(NamedTuple):
 
 def due(tx: Tx, scope: Scope, limit: int) -> list[Due]:
     """At most `limit` series with something to compare: by rank, then the oldest hour first."""
-    found = _slots(scope)
+    found = _slots(tx, scope)
     rank, first = func.max(found.c.rank), func.min(found.c.hour)
     rows = tx.session.execute(
         select(found.c.stripe_customer_id, found.c.event_name, rank, first)
@@ -85,64 +95,109 @@ def due(tx: Tx, scope: Scope, limit: int) -> list[Due]:
 
 def due_hours(tx: Tx, scope: Scope, series: Series) -> Sequence[datetime]:
     """The hours of a series that are to be compared, in order."""
-    found = _slots(scope, series)
+    found = _slots(tx, scope, series)
     return tx.session.scalars(select(found.c.hour).distinct().order_by(found.c.hour)).all()
 
 
 def is_suspected(tx: Tx, scope: Scope, report_id: str) -> bool:
     """Whether a slot that this open report may be about was not compared since it came."""
-    found = _suspects(scope).where(_reports.c.event_id == report_id)
-    return tx.session.execute(found.limit(1)).first() is not None
+    found = _suspects(tx, scope, _reports.c.event_id == report_id)
+    return found is not None and tx.session.execute(found.limit(1)).first() is not None
 
 
-def _slots(scope: Scope, series: Series | None = None) -> Subquery:
+def _slots(tx: Tx, scope: Scope, series: Series | None = None) -> Subquery:
     """Slots to compare, with repeats: stripe_customer_id, event_name, hour and rank."""
-    recent = _differences.c.checked_at > scope.patience
-    attempted = _units.c.first_attempt_at.is_not(None)
-    closed = _units_of(scope, CLOSED).where(
-        ACCEPTED, _units.c.hour < scope.closed, ~_has_difference(recent, _FOR_PERSON)
-    )
-    held = _units_of(scope, CLOSED).where(
-        _units.c.state == "held", attempted, ~_has_difference(recent)
-    )
-    expired = _units_of(scope, EXPIRED).where(
+    expired = _unsettled(scope, EXPIRED).where(
         _units.c.state == "ambiguous", _units.c.resend_until <= scope.now
     )
-    parts = (closed, held, expired, _suspects(scope))
-    return union_all(*(_within(part, scope, series) for part in parts)).subquery()
+    suspects = _suspects(tx, scope)
+    parts = (expired,) if suspects is None else (expired, suspects)
+    pressing = [_within(part, scope, series) for part in parts]
+    return union_all(_quiet(scope, series), *pressing).subquery()
+
+
+def _quiet(scope: Scope, series: Series | None) -> Select[Any]:
+    """Slots whose sum should stand, and of which something is to be settled, or is open."""
+    recent = _differences.c.checked_at > scope.patience
+    closed = _unsettled(scope, CLOSED).where(
+        ACCEPTED, _units.c.hour < scope.closed, ~_has_difference(recent, _FOR_PERSON)
+    )
+    held = _unsettled(scope, CLOSED).where(
+        _units.c.state == "held", _units.c.first_attempt_at.is_not(None), ~_has_difference(recent)
+    )
+    parts = (closed, held, _differing(scope, ~recent))
+    found = union_all(*(_within(part, scope, series) for part in parts)).subquery()
+    fresh = _unsettled(scope, CLOSED).where(ACCEPTED, _units.c.accepted_at > scope.quiet)
+    fresh = _within(fresh, scope, series).with_only_columns(*_SLOT)
+    slot = tuple_(found.c.stripe_customer_id, found.c.event_name, found.c.hour)
+    return select(found).where(slot.not_in(fresh))
+
+
+def _differing(scope: Scope, is_due: ColumnElement[bool]) -> Select[Any]:
+    """Slots with a difference, whatever their units are by now: those of which something went
+    since they were compared, and now and then all that are open.
+    """
+    went = exists().where(
+        _units.c.stripe_customer_id == _differences.c.stripe_customer_id,
+        _units.c.hour == _differences.c.hour,
+        _units.c.state.in_(_LEFT),
+        _units.c.updated_at >= _differences.c.checked_at,
+        _units.c.lane_id == _lanes.c.id,
+        _lanes.c.account_id == _differences.c.account_id,
+        _lanes.c.event_name == _differences.c.event_name,
+    )
+    return select(
+        _differences.c.stripe_customer_id,
+        _differences.c.event_name,
+        _differences.c.hour,
+        literal_column(str(CLOSED)).label("rank"),
+    ).where(
+        _differences.c.account_id == scope.account_id,
+        _differences.c.organization_id == scope.organization_id,
+        _differences.c.hour < scope.closed,
+        _CURRENT,
+        or_((_differences.c.state != "dismissed") & is_due, went),
+    )
+
+
+def _unsettled(scope: Scope, rank: int) -> Select[Any]:
+    """Units that were bound to a customer and are not settled; each one's slot."""
+    # as the partial index has it
+    return _units_of(scope, rank).where(_units.c.state != literal_column("'settled'"))
 
 
 def _units_of(scope: Scope, rank: int) -> Select[Any]:
     """Units that were bound to a customer; each one's slot."""
     return (
-        select(
-            _units.c.stripe_customer_id,
-            _lanes.c.event_name,
-            _units.c.hour,
-            literal_column(str(rank)).label("rank"),
-        )
+        select(*_SLOT, literal_column(str(rank)).label("rank"))
         .join_from(_lanes, _units, _units.c.lane_id == _lanes.c.id)
         .where(
             _lanes.c.account_id == scope.account_id,
             _units.c.organization_id == scope.organization_id,
-            _units.c.state != literal_column("'settled'"),  # as the partial index has it
             _units.c.stripe_customer_id.is_not(None),
         )
     )
 
 
-def _suspects(scope: Scope) -> Select[Any]:
-    """Units that Stripe may have taken in the window of an open report, not compared since."""
-    may_be_meant = (
-        (_reports.c.account_id == _lanes.c.account_id)
-        & (_reports.c.state == "open")
-        & or_(_reports.c.event_name.is_(None), _reports.c.event_name == _lanes.c.event_name)
+def _suspects(tx: Tx, scope: Scope, *of: ColumnElement[bool]) -> Select[Any] | None:
+    """Units that Stripe may have taken in the window of an open report and was not seen to have
+    since, nor that it lacks something. None if there is no such report: this looks at every unit of
+    a month.
+    """
+    is_open = (_reports.c.account_id == scope.account_id, _reports.c.state == "open", *of)
+    first = tx.session.scalar(select(func.min(_reports.c.window_start)).where(*is_open))
+    if first is None:
+        return None
+    may_be_meant = or_(
+        _reports.c.event_name.is_(None), _reports.c.event_name == _lanes.c.event_name
     )
     return (
         _units_of(scope, SUSPECT)
         .join(_reports, may_be_meant)
         .where(
-            ACCEPTED,
+            *is_open,
+            _units.c.hour >= first - _AGE_MAX,
+            unseen_since(_reports.c.received_at),
             _units.c.accepted_at >= _reports.c.window_start,
             _units.c.first_attempt_at <= _reports.c.window_end,
             ~_has_difference(_differences.c.checked_at >= _reports.c.received_at),
@@ -151,13 +206,11 @@ def _suspects(scope: Scope) -> Select[Any]:
 
 
 def _within(part: Select[Any], scope: Scope, series: Series | None) -> Select[Any]:
+    customer, event_name, hour, _ = part.selected_columns
     if scope.since is not None:
-        part = part.where(_units.c.hour >= scope.since)
+        part = part.where(hour >= scope.since)
     if series is not None:
-        part = part.where(
-            _units.c.stripe_customer_id == series.stripe_customer_id,
-            _lanes.c.event_name == series.event_name,
-        )
+        part = part.where(customer == series.stripe_customer_id, event_name == series.event_name)
     return part
 
 

@@ -6,6 +6,7 @@ is a difference is decided in `settlement`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
@@ -17,7 +18,7 @@ from usageflow.db.exact import add
 from usageflow.db.session import Tx
 from usageflow.db.tables import ReconciliationRow
 from usageflow.ledger.slots import Series
-from usageflow.stripe.settlement import Differs, Seen
+from usageflow.stripe.settlement import Differs, Seen, Slot, explained
 
 CURRENT: Final = ("open", "applied", "dismissed")
 """The states of a difference that is not history; a slot has one at most."""
@@ -66,6 +67,20 @@ def seen(row: ReconciliationRow | None) -> Seen | None:
     )
 
 
+def reconsider(tx: Tx, row: ReconciliationRow | None, slot: Slot, observed: Decimal) -> Slot:
+    """The slot, with what a person dismissed less what has explained itself since."""
+    if row is None or row.state != "dismissed":
+        return slot
+    dismissed = Seen(expected=row.expected, observed=row.observed, since=row.observed_at)
+    less = explained(slot, observed, dismissed=dismissed)
+    if less:
+        row.expected = add(row.expected, less.copy_negate())
+        row.quantity = add(row.quantity or Decimal(0), less)
+        row.reason = f"{row.reason}; {less:f} of that is not expected any more"
+        tx.session.flush()
+    return replace(slot, expected=add(slot.expected, less))
+
+
 def record(
     tx: Tx,
     series: Series,
@@ -94,10 +109,13 @@ def record(
 
 
 def resolve(tx: Tx, row: ReconciliationRow | None, reason: str | None = None) -> None:
-    """The slot is as it should be. What was dismissed stays as it is."""
-    if row is not None and row.state != "dismissed":
-        row.state, row.checked_at, row.reason = "resolved", tx.now, reason or row.reason
-        tx.session.flush()
+    """The slot is as it should be. What was dismissed stays so."""
+    if row is None:
+        return
+    row.checked_at = tx.now
+    if row.state != "dismissed":
+        row.state, row.reason = "resolved", reason or row.reason
+    tx.session.flush()
 
 
 def accept(tx: Tx, series: Series, hour: datetime, quantity: Decimal, reason: str) -> None:

@@ -17,10 +17,10 @@ from usageflow.catalog import audit
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import ErrorReportRow, LaneRow, StripeMeterRow, UnitRow
-from usageflow.errors import DatabaseError
 from usageflow.ledger import lanes, resolution, unsettled
+from usageflow.ledger.slots import COUNTED
 from usageflow.ledger.unsettled import Scope
-from usageflow.stripe import cursor, directory
+from usageflow.stripe import directory
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.inbound import ErrorReport, Sample
 
@@ -49,26 +49,15 @@ def consume(tx: Tx, account_id: str, report: ErrorReport) -> bool:
     return True
 
 
-def poll(
-    db: Database, account_id: str, gateway: StripeGateway, since: datetime | None = None
-) -> int:
+def poll(db: Database, account_id: str, gateway: StripeGateway, since: datetime) -> int:
     """Ask for reports that no webhook may have brought; how many were new.
 
-    By default for those since events may have been missed. One that cannot be understood is
-    skipped. Raises DeliveryError if Stripe cannot be asked, DatabaseError if the database fails.
+    Raises DeliveryError if Stripe cannot be asked.
     """
-    if since is None:
-        with db.reading() as tx:
-            since = cursor.askable(tx, cursor.missed_since(tx, account_id))
     new = 0
     for report in gateway.error_reports_since(since):
-        try:
-            with db.transaction() as tx:
-                new += consume(tx, account_id, report)
-        except DatabaseError:
-            raise
-        except Exception:
-            logger.exception("error report %r is skipped", report.event_id)
+        with db.transaction() as tx:
+            new += consume(tx, account_id, report)
     return new
 
 
@@ -137,15 +126,16 @@ def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> Mapping[str | 
 def _told(tx: Tx, unit: UnitRow | None, sample: Sample) -> bool:
     """Deal with one event that was named; whether it is explained by that.
 
-    One that is not ours needs no more. One that is being sent right now is not decided here: it is
-    a suspect once it is accepted.
+    One that is not ours needs no more. One that was settled is no more: Stripe has shown it, but
+    says now that it dropped it. One that is being sent right now is not decided here: it is a
+    suspect once it is accepted.
     """
     if unit is None:
         return sample.identifier is not None
-    if unit.state == "accepted" and not _may_be_mended(tx, unit, sample.code):
+    if unit.state in COUNTED and not _may_be_mended(tx, unit, sample.code):
         _note(tx, unit, "reject", sample)
         resolution.reject(tx, unit, sample.code, sample.message)
-    elif unit.state in ("accepted", "ambiguous"):
+    elif unit.state in (*COUNTED, "ambiguous"):
         _note(tx, unit, "reissue", sample)
         resolution.reissue(tx, unit, reason=f"{sample.code}: {sample.message}")
     return unit.state != "sending"

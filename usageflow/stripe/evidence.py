@@ -149,8 +149,9 @@ def _reported(tx: Tx, series: Series, hours: Sequence[datetime]) -> dict[datetim
     found: dict[datetime, _Reported] = {}
     for report in reports:
         codes: dict[str, int] = msgspec.json.decode(report.codes)
+        window = report.window_start, report.window_end
         for hour, member in slots.taken_between(
-            tx, series, hours, report.window_start, report.window_end
+            tx, series, hours, *window, told_at=report.received_at
         ):
             reported = found.setdefault(hour, _Reported({}, set()))
             reported.suspects[member.unit_id] = member

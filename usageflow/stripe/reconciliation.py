@@ -99,6 +99,7 @@ def _scope(db: Database, account_id: str, since: datetime | None, *, everything:
             account_id=account_id,
             now=tx.now,
             closed=hour_start(tx.now - LAG),
+            quiet=tx.now - LAG,
             patience=tx.now if everything else tx.now - PATIENCE,
             since=since,
         )
@@ -167,10 +168,13 @@ def _conclude(
     if evidence.gather(tx, series, page.formula, [hour])[hour] != before:
         return None
     row = differences.current(tx, series, [hour]).get(hour)
-    judgement = judge(before.slot, observed, now=tx.now, seen=differences.seen(row))
+    slot = differences.reconsider(tx, row, before.slot, observed)
+    judgement = judge(slot, observed, now=tx.now, seen=differences.seen(row))
     match judgement:
         case Agrees():
             slots.settle(tx, series, hour)
+            if slot.suspects:
+                slots.confirm(tx, series, hour)
             differences.resolve(tx, row)
         case Decides():
             _decide(tx, series, judgement)
@@ -178,7 +182,7 @@ def _conclude(
                 differences.resolve(tx, row, judgement.reason)
         case Differs():
             if judgement.hold:
-                _hold(tx, series, [doubt.unit_id for doubt in before.slot.doubts], judgement.reason)
+                _hold(tx, series, [doubt.unit_id for doubt in slot.doubts], judgement.reason)
             differences.record(tx, series, hour, judgement, observed=observed, row=row)
         case Waits():
             pass

@@ -15,6 +15,8 @@ from decimal import Context, Decimal, Inexact, InvalidOperation
 from itertools import combinations
 from typing import Final, Literal, TypeAlias
 
+from usageflow.stripe.precision import gap, is_gap, is_sure
+
 LAG: Final = timedelta(hours=2)
 """How long after the last attempt, and after the end of an hour, Stripe's sums are believed: they
 are eventually consistent, by Stripe's own word."""
@@ -28,13 +30,8 @@ PAST: Final = timedelta(days=34)
 """How old usage may be that is sent again: Stripe takes 35 days, and sending takes a while."""
 DOUBTS_MAX: Final = 4
 """Undecided units of one slot that are told apart: with more, too many sums fit by chance."""
-WHOLE_MAX: Final = 2**53
-"""Up to here a binary float has every whole number, and Stripe shows a float."""
 
-_SURE_DIGITS: Final = 15
-"""A binary float keeps every decimal number of so many digits."""
 _EXACT: Final = Context(prec=100, traps=[Inexact, InvalidOperation])
-_SURE: Final = Context(prec=_SURE_DIGITS)
 _NOTHING: Final = Decimal(0)
 
 Formula: TypeAlias = Literal["sum", "count", "last"]
@@ -159,26 +156,28 @@ def judge(slot: Slot, observed: Decimal, *, now: datetime, seen: Seen | None = N
         return _doubtful(slot, observed, now, seen)
     if slot.coming is not None:
         return Waits()
-    if tells(observed) == tells(slot.expected):
-        return Agrees()
+    if not gap(slot.expected, observed):
+        return Agrees() if _rests(slot, now) else Waits()
     if seen is not None and seen.applied and now < _carried_out(slot, seen) + LATE:
         return Waits()
     return _different(slot, observed, now, _since(slot.expected, observed, now, seen))
 
 
+def explained(slot: Slot, observed: Decimal, *, dismissed: Seen) -> Decimal:
+    """How much of what a person let be missing are units that have gone from the ledger since.
+
+    Stripe still shows what it did when that was dismissed, which has been expected since; but now
+    less is: what went was missing there already, and must not be expected to be missing twice.
+    """
+    missing = _EXACT.subtract(dismissed.expected, dismissed.observed)
+    went = _EXACT.subtract(dismissed.observed, slot.expected)
+    unchanged = not gap(dismissed.observed, observed)
+    return max(_NOTHING, min(went, missing)) if unchanged else _NOTHING
+
+
 def whole(slot: Slot) -> Decimal:
     """What Stripe has to show once it has every unit of the slot."""
     return _shown_with(slot, slot.doubts)
-
-
-def tells(value: Decimal) -> Decimal:
-    """`value` as far as a binary float tells it: two that are alike here cannot be told apart.
-
-    Whole numbers are exact up to 2**53; others are sure in their first 15 digits.
-    """
-    if value == value.to_integral_value():
-        return Decimal(float(value))
-    return _SURE.plus(value)
 
 
 def total(values: Iterable[Decimal]) -> Decimal:
@@ -187,6 +186,11 @@ def total(values: Iterable[Decimal]) -> Decimal:
     for value in values:
         found = _EXACT.add(found, value)
     return found
+
+
+def _rests(slot: Slot, now: datetime) -> bool:
+    """Whether the last unit that Stripe took is old enough for its sums to be believed."""
+    return slot.accepted_at is None or now >= slot.accepted_at + LAG
 
 
 def _carried_out(slot: Slot, seen: Seen) -> datetime:
@@ -240,7 +244,7 @@ def _fitting(slot: Slot, observed: Decimal) -> tuple[Doubt, ...] | None:
         return None
     fits: dict[tuple[Decimal, ...], tuple[Doubt, ...]] = {}
     for some in _subsets(slot.doubts):
-        if tells(_shown_with(slot, some)) == tells(observed):
+        if not gap(_shown_with(slot, some), observed):
             weights = () if slot.formula == "last" else tuple(sorted(_weights(some)))
             fits.setdefault(weights, some)
     return next(iter(fits.values())) if len(fits) == 1 else None
@@ -338,34 +342,31 @@ def _classified(slot: Slot, observed: Decimal, now: datetime) -> tuple[Classific
 
 def _proposal(slot: Slot, observed: Decimal, now: datetime) -> Proposal | None:
     """The smallest step that makes Stripe show what it should."""
-    gap = _gap(slot.expected, observed)
+    expected = slot.expected
     if slot.formula != "last":
         doubled = [
             one
             for one in slot.gone
-            if tells(one.weight) == gap.copy_negate() and now - one.sent_at < CANCEL
+            if is_gap(one.weight.copy_negate(), expected, observed) and now - one.sent_at < CANCEL
         ]
-        dropped = [one for one in slot.suspects if tells(one.weight) == gap]
+        dropped = [one for one in slot.suspects if is_gap(one.weight, expected, observed)]
         if len(doubled) == 1:
             return Proposal("cancel", identifier=doubled[0].identifier)
         if len(dropped) == 1:
             return Proposal("reissue", identifier=dropped[0].identifier)
-    if slot.accepted_at is not None and now - slot.accepted_at < LAG:
+    if not _rests(slot, now):
         return None  # a lag looks the same, and a unit that is sent too much must be taken back
-    return _signed(slot, slot.expected, observed)
+    return _signed(slot, expected, observed)
 
 
 def _signed(slot: Slot, expected: Decimal, observed: Decimal) -> Proposal | None:
-    """Only a sum can be corrected by adding to it."""
-    gap = _gap(expected, observed)
-    return Proposal("unit", quantity=gap) if slot.formula == "sum" and gap else None
-
-
-def _gap(expected: Decimal, observed: Decimal) -> Decimal:
-    """What Stripe lacks, as far as it can tell; below 0: what it has too much."""
-    return _EXACT.subtract(tells(expected), tells(observed)).normalize(_EXACT)
+    """Only a sum can be corrected by adding to it, and only if it is known how much."""
+    if slot.formula != "sum" or not is_sure(expected, observed):
+        return None
+    quantity = gap(expected, observed)
+    return Proposal("unit", quantity=quantity) if quantity else None
 
 
 def _rounded(expected: Decimal, observed: Decimal) -> str:
-    largest = max(abs(expected), abs(observed))
-    return "" if largest <= WHOLE_MAX else "; beyond 2**53 Stripe shows rounded numbers"
+    words = "; Stripe shows a number of this size rounded, so how much it is off is not certain"
+    return "" if is_sure(expected, observed) else words
