@@ -143,6 +143,18 @@ def test_the_file_may_be_rotated(sink: FileSink, path: Path, tmp_path: Path) -> 
     assert identifiers(moved, path) == ["a", "b", "c"]
 
 
+def test_a_crash_right_after_a_rotation_doubles_nothing(
+    sink: FileSink, path: Path, tmp_path: Path
+) -> None:
+    """A new file that is as long as the old one was is read from its beginning."""
+    sink.send([parcel("a"), parcel("b")])
+    moved = path.rename(tmp_path / "usage.1")
+    path.write_bytes(encoded(parcel("c"), SOURCE) + b"\n" + encoded(parcel("d"), SOURCE) + b"\n")
+    again = [Accepted(duplicate=True)] * 2
+    assert list(sink.send([parcel("c"), parcel("d")])) == again
+    assert identifiers(moved, path) == ["a", "b", "c", "d"]
+
+
 def test_a_full_disk_leaves_nothing_behind(
     sink: FileSink, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import ReconciliationRow, UsageEventRow
+from usageflow.db.tables import ReconciliationRow, StripeAccountRow, UsageEventRow
 from usageflow.ledger import inbox
 from usageflow.ledger.inbox import Gap, Item
 from usageflow.ledger.verdicts import Accepted, Held, Parked, Quarantined
@@ -104,6 +104,21 @@ def test_open_differences_are_in_the_inbox(ledger: "Ledger") -> None:
     assert (item.kind, item.state) == ("difference", "rejected")
     assert (item.subject, item.reason) == ("cus_1, used, 2026-11-21 12:00", "Stripe shows 1 less")
     assert (int(item.key or 0) > 0, item.since, count(ledger)) == (True, now, 1)
+
+
+def test_what_waits_for_a_withdrawn_account_is_in_the_inbox(
+    ledger: "Ledger", line: "LineOf"
+) -> None:
+    """It would wait for ever, and nobody know; usage from then on waits without an account."""
+    ledger.connect(used="sum")
+    ledger.append(line(event_name="used"))
+    assert listed(ledger) == []
+    with ledger.database.transaction() as tx:
+        tx.session.get_one(StripeAccountRow, "account-1").state = "deauthorized"
+    ledger.append(line(event_name="used"))
+    (item,) = listed(ledger)
+    assert (item.kind, item.state, item.reason) == ("unit", "open", inbox.WITHDRAWN)
+    assert count(ledger) == 1
 
 
 def test_gaps_are_added_up_exactly(ledger: "Ledger", line: "LineOf") -> None:

@@ -32,8 +32,8 @@ _SCHEMA: Final = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",  # what a power loss takes back is read from the file again
     "CREATE TABLE IF NOT EXISTS known (identifier TEXT PRIMARY KEY) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY CHECK (one = 1), bytes INTEGER)",
-    "INSERT OR IGNORE INTO place VALUES (1, 0)",
+    "CREATE TABLE IF NOT EXISTS place (one INTEGER PRIMARY KEY, bytes INTEGER, inode INTEGER)",
+    "INSERT OR IGNORE INTO place VALUES (1, 0, 0)",
 )
 
 
@@ -93,13 +93,16 @@ class FileSink:
                     verdicts.append(Accepted(duplicate=not new))
                     if new:
                         lines.append(encoded(parcel, self._source) + b"\n")
-                self._index.execute("UPDATE place SET bytes = ?", [_append(file, start, lines)])
+                place = _append(file, start, lines), os.fstat(file.fileno()).st_ino
+                self._index.execute("UPDATE place SET bytes = ?, inode = ?", place)
         return verdicts
 
     def _catch_up(self, file: FileIO) -> int:
-        """Know every line of the file; where it ends. A shorter file than known is a new one."""
-        place: int = self._index.execute("SELECT bytes FROM place").fetchone()[0]
-        if place > os.fstat(file.fileno()).st_size:
+        """Know every line of the file; where it ends. Another or a shorter one is read anew."""
+        known: tuple[int, int] = self._index.execute("SELECT bytes, inode FROM place").fetchone()
+        place, inode = known
+        status = os.fstat(file.fileno())
+        if inode != status.st_ino or place > status.st_size:
             place = 0
         file.seek(place)
         for identifier, length in _whole_lines(file):

@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal
 
-from sqlalchemy import bindparam, func
+from sqlalchemy import ColumnElement, bindparam, func
 from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
@@ -13,15 +13,19 @@ from usageflow.db.exact import decimal_sum
 from usageflow.db.session import Tx
 from usageflow.db.tables import (
     EVENT_FOR_HUMAN,
+    UNIT_PENDING,
     IngestRejectionRow,
     LaneRow,
     ReconciliationRow,
+    StripeAccountRow,
     UnitRow,
     UsageEventRow,
 )
 
 UNIT_STATES: Final = ("parked", "quarantined", "held")
 """The states of units that need a human; parked ones may still resolve themselves."""
+WITHDRAWN: Final = "its Stripe account was disconnected; it is sent when that is connected again"
+"""Why units that are only waiting need a human all the same."""
 
 _NO_REASON: Final = "no reason given"
 
@@ -85,7 +89,7 @@ def count(tx: Tx, organization_id: str) -> int:
         select(func.count())
         .select_from(UnitRow)
         .where(col(UnitRow.organization_id) == organization_id)
-        .where(col(UnitRow.state).in_(UNIT_STATES)),
+        .where(_needs_a_human(organization_id)),
         select(func.count())
         .select_from(ReconciliationRow)
         .where(col(ReconciliationRow.organization_id) == organization_id)
@@ -136,12 +140,26 @@ def _events(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     ]
 
 
+def _needs_a_human(organization_id: str) -> ColumnElement[bool]:
+    """Units that do not go on by themselves."""
+    withdrawn = (
+        select_columns(col(LaneRow.id))
+        .join(StripeAccountRow, col(StripeAccountRow.id) == col(LaneRow.account_id))
+        .where(
+            col(StripeAccountRow.organization_id) == organization_id,
+            col(StripeAccountRow.state) == "deauthorized",
+        )
+    )
+    waiting = col(UnitRow.state).in_(UNIT_PENDING) & col(UnitRow.lane_id).in_(withdrawn)
+    return col(UnitRow.state).in_(UNIT_STATES) | waiting
+
+
 def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     rows = tx.session.exec(
         select(UnitRow, LaneRow)
         .join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
         .where(col(UnitRow.organization_id) == organization_id)
-        .where(col(UnitRow.state).in_(UNIT_STATES))
+        .where(_needs_a_human(organization_id))
         .order_by(col(UnitRow.id).desc())
         .limit(limit)
     )
@@ -151,7 +169,7 @@ def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
             key=unit.identifier,
             state=unit.state,
             subject=f"{lane.identity_field} {lane.identity_value}, {lane.event_name}",
-            reason=unit.reason or _NO_REASON,
+            reason=unit.reason or (_NO_REASON if unit.state in UNIT_STATES else WITHDRAWN),
             since=unit.updated_at,
         )
         for unit, lane in rows

@@ -6,6 +6,7 @@ from typing import Final
 from sqlmodel import col, select
 
 from usageflow.db.session import Database, Tx
+from usageflow.db.statements import insert
 from usageflow.db.tables import StripeMeterRow
 from usageflow.errors import DeliveryError
 from usageflow.stripe import accounts
@@ -61,18 +62,7 @@ class Meters:
         if strange:
             raise DeliveryError(ANOTHER_ACCOUNT, refused=True)
         with self._db.transaction() as tx:
-            for meter in meters.values():
-                tx.session.merge(
-                    StripeMeterRow(
-                        account_id=self._account_id,
-                        event_name=meter.event_name,
-                        meter_id=meter.meter_id,
-                        formula=meter.formula,
-                        status=meter.status,
-                        event_time_window=meter.time_window,
-                        refreshed_at=tx.now,
-                    )
-                )
+            _store(tx, self._account_id, meters.values())
         self._meters, self.known = meters, True
         return len(meters)
 
@@ -85,3 +75,25 @@ def is_strange(tx: Tx, account_id: str, listed: Iterable[Meter]) -> bool:
         )
     )
     return bool(known) and not known & {meter.meter_id for meter in listed}
+
+
+def _store(tx: Tx, account_id: str, meters: Iterable[Meter]) -> None:
+    """Two servers may do it at once; rows in one order keep them from waiting in a circle."""
+    rows = [
+        {
+            "account_id": account_id,
+            "event_name": meter.event_name,
+            "meter_id": meter.meter_id,
+            "formula": meter.formula,
+            "status": meter.status,
+            "event_time_window": meter.time_window,
+            "refreshed_at": tx.now,
+        }
+        for meter in sorted(meters, key=lambda one: one.event_name)
+    ]
+    if not rows:
+        return
+    statement = insert(tx, StripeMeterRow)
+    news = {name: statement.excluded[name] for name in rows[0]}
+    key = ["account_id", "event_name"]
+    tx.session.execute(statement.on_conflict_do_update(index_elements=key, set_=news), rows)
