@@ -17,10 +17,11 @@ from usageflow.catalog import audit
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import ErrorReportRow, LaneRow, StripeMeterRow, UnitRow
+from usageflow.errors import DatabaseError
 from usageflow.ledger import lanes, resolution, unsettled
 from usageflow.ledger.slots import COUNTED
 from usageflow.ledger.unsettled import Scope
-from usageflow.stripe import directory
+from usageflow.stripe import cursor, directory
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.inbound import ErrorReport, Sample
 
@@ -49,15 +50,26 @@ def consume(tx: Tx, account_id: str, report: ErrorReport) -> bool:
     return True
 
 
-def poll(db: Database, account_id: str, gateway: StripeGateway, since: datetime) -> int:
+def poll(
+    db: Database, account_id: str, gateway: StripeGateway, since: datetime | None = None
+) -> int:
     """Ask for reports that no webhook may have brought; how many were new.
 
-    Raises DeliveryError if Stripe cannot be asked.
+    By default for those since events may have been missed. One that cannot be understood is
+    skipped. Raises DeliveryError if Stripe cannot be asked, DatabaseError if the database fails.
     """
+    if since is None:
+        with db.reading() as tx:
+            since = cursor.askable(tx, cursor.missed_since(tx, account_id))
     new = 0
     for report in gateway.error_reports_since(since):
-        with db.transaction() as tx:
-            new += consume(tx, account_id, report)
+        try:
+            with db.transaction() as tx:
+                new += consume(tx, account_id, report)
+        except DatabaseError:
+            raise
+        except Exception:
+            logger.exception("error report %r is skipped", report.event_id)
     return new
 
 
