@@ -1,5 +1,6 @@
 """Settings: where a value comes from, and every value that is refused."""
 
+import base64
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, cast, get_args, get_type_hints
@@ -15,6 +16,15 @@ NUMBERS = [name for name in NAMES if HINTS[name] in (int, float)]
 CHOICES = {
     name: [choice for choice in get_args(HINTS[name]) if isinstance(choice, str)] for name in NAMES
 }
+FORMS = {
+    "stripe_api_key": "sk_test_other",
+    "hop_key": "text" * 4,
+    "stripe_client_id": "ca_other",
+    "stripe_api_base": "http://127.0.0.1:1",
+    "public_url": "https://usage.example.com",
+    "encryption_keys": base64.b64encode(b"k" * 32).decode(),
+}
+"""Of settings that take no other text: one that they take."""
 KEY = {"USAGEFLOW_API_KEY": "uf_live_0"}
 """What lets `server` be set as well."""
 CERTIFICATES = {"USAGEFLOW_TLS_CERT": "c.pem", "USAGEFLOW_UPSTREAM_CLIENT_CERT": "c.pem"}
@@ -23,12 +33,8 @@ CERTIFICATES = {"USAGEFLOW_TLS_CERT": "c.pem", "USAGEFLOW_UPSTREAM_CLIENT_CERT":
 
 def example(name: str) -> tuple[str, Any]:
     """A text of the environment for this field that is not its default, and what it means."""
-    if name == "stripe_api_key":
-        return "sk_test_other", "sk_test_other"
-    if name == "hop_key":
-        return "text" * 4, "text" * 4
-    if name == "stripe_client_id":
-        return "ca_other", "ca_other"
+    if name in FORMS:
+        return FORMS[name], FORMS[name]
     if int in (HINTS[name], *get_args(HINTS[name])):
         return "777", 777
     if float in (HINTS[name], *get_args(HINTS[name])):
@@ -127,6 +133,52 @@ def test_a_stripe_key_is_secret_or_restricted(key: str) -> None:
     assert key not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    ["https://usage.example.com", "http://127.0.0.1:8787", "http://[::1]:8787/", "https://a-b.c/"],
+)
+def test_a_public_url_is_an_origin(url: str) -> None:
+    """A scheme, a host, perhaps a port."""
+    assert Settings(public_url=url).public_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("usage.example.com", "//usage.example.com", "ftp://h", "https://", "https://h/app"),
+        *("https://h?x=1", "https://h#x", "https://u:pass_S@h", "https://h:0", "https://h:655360"),
+        *("https://h:x", "https://h ", "https://h\n", "https://h,https://i", "javascript:x"),
+    ],
+)
+def test_a_public_url_has_nothing_else(url: str) -> None:
+    """Paths are put behind it; a password is not repeated."""
+    with pytest.raises(ConfigurationError, match=r"PUBLIC_URL must be http\(s\)://host") as caught:
+        Settings(public_url=url)
+    assert "pass_S" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["api.stripe.com", "localhost:12111", "ftp://h", "http://"])
+def test_another_base_url_has_a_scheme(url: str) -> None:
+    """Else every call to Stripe would fail, each in a way of its own."""
+    with pytest.raises(ConfigurationError, match="API_BASE must be a URL that begins with http"):
+        Settings(stripe_api_base=url)
+    assert Settings(stripe_api_base="http://127.0.0.1:12111").stripe_api_base is not None
+
+
+def test_an_encryption_key_has_256_bits() -> None:
+    """In either alphabet of base64; a wrong one is named by its position and not shown."""
+    right = [
+        base64.b64encode(b"\xff" * 32).decode(),
+        base64.urlsafe_b64encode(b"\xff" * 32).decode(),
+    ]
+    assert Settings(encryption_keys=", ".join(right)).encryption_keys is not None
+    for wrong in ("c2hvcnQ=", right[0][:-1], right[0] + "A", "ä" * 44, "not base64 at all"):
+        with pytest.raises(ConfigurationError, match=r"ENCRYPTION_KEYS .* key 2 of them") as caught:
+            Settings(encryption_keys=f"{right[0]},{wrong}")
+        assert wrong not in str(caught.value)
+        assert right[0] not in str(caught.value)
+
+
 def test_a_hop_key_cannot_be_guessed() -> None:
     """Who knows it can claim to have been billed; the message says how to make one, and not it."""
     with pytest.raises(ConfigurationError, match=r"HOP_KEY must .* 16 .*openssl rand") as caught:
@@ -213,7 +265,7 @@ def test_secrets_are_not_shown() -> None:
         "database": "postgresql://u:S@h/d",
         "hop_key": "hop_S" * 4,
         "stripe_webhook_secrets": "whsec_S",
-        "encryption_keys": "sealed_S",
+        "encryption_keys": "sealedS_" * 5 + "SS0=",
         "forward_to": "https://user:pass_S@host/",
     }
     shown = repr(Settings(**secret))
@@ -221,7 +273,7 @@ def test_secrets_are_not_shown() -> None:
     assert "sk_test_S" not in shown
     assert "hop_S" not in shown
     assert "whsec_S" not in shown
-    assert "sealed_S" not in shown
+    assert "sealedS_" not in shown
     assert "pass_S" not in shown
     assert ":S@" not in shown
     assert {item.name for item in fields(Settings) if item.metadata["secret"]} == secret.keys()

@@ -5,6 +5,8 @@ are derived from the same fields. Below the edge nothing reads the environment: 
 arguments. This module knows no other room and opens no file.
 """
 
+import base64
+import binascii
 import math
 import os
 import re
@@ -23,11 +25,32 @@ Switch = Literal["on", "off"]
 Balance = Literal["round-robin", "least-connections"]
 StripeApi = Literal["v1", "v2-stream"]
 
-_STRIPE_KEY: Final = re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+")
-"""docs.stripe.com/keys; publishable keys (pk_) can send no usage."""
+_FORMS: Final = MappingProxyType(
+    {
+        # docs.stripe.com/keys; publishable keys (pk_) can send no usage.
+        "stripe_api_key": (
+            re.compile(r"[rs]k_(test|live)_[A-Za-z0-9_]+"),
+            "must be a secret or restricted key, without spaces or quotes: sk_... or rk_...",
+        ),
+        "stripe_client_id": (
+            re.compile(r"ca_[A-Za-z0-9_]+"),
+            "must be the client id of a Connect platform: ca_...",
+        ),
+        "stripe_api_base": (
+            re.compile(r"https?://[^\s/?#]+\S*"),
+            "must be a URL that begins with http:// or https://",
+        ),
+        "public_url": (
+            re.compile(r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?/?"),
+            "must be http(s)://host[:port], without a path, a query or a user",
+        ),
+    }
+)
+"""Settings of a form: what they look like, and the words for what does not."""
 SPOOL_ROW_EVENTS_MAX: Final = 500
 """Events in one row of a spool; the least a batch to the server may have to hold."""
-_STRIPE_CLIENT: Final = re.compile(r"ca_[A-Za-z0-9_]+")
+_ENCRYPTION_KEY_BYTES: Final = 32
+"""AES-256."""
 _HOP_KEY_CHARS_MIN: Final = 16
 """A shorter one could be guessed, and who knows it is not billed: 64 bits, if they are hex."""
 _STRIPE_FORGETS_S: Final = 86_400
@@ -402,13 +425,27 @@ def problem_of(name: str, value: Any) -> str | None:
             f"must have at least {_HOP_KEY_CHARS_MIN} characters: make one with "
             f"`openssl rand -hex 32`"
         )
-    if name == "stripe_client_id" and value is not None and not _STRIPE_CLIENT.fullmatch(value):
-        return "must be the client id of a Connect platform: ca_..."
-    if name == "stripe_api_key" and value is not None and not _STRIPE_KEY.fullmatch(value):
-        return (
-            "must be a secret or restricted key: sk_test_..., sk_live_..., rk_test_... or "
-            "rk_live_..., without spaces or quotes"
-        )
+    if name == "encryption_keys" and value is not None:
+        return _encryption_keys_problem(value)
+    if name in _FORMS and value is not None:
+        form, wanted = _FORMS[name]
+        return None if form.fullmatch(value) else wanted
+    return None
+
+
+def _encryption_keys_problem(text: str) -> str | None:
+    """Names a wrong key by its position alone."""
+    keys = [part.strip() for part in text.split(",") if part.strip()]
+    for number, key in enumerate(keys, start=1):
+        try:
+            decoded = base64.b64decode(key.replace("-", "+").replace("_", "/"), validate=True)
+        except (binascii.Error, ValueError):
+            decoded = b""
+        if len(decoded) != _ENCRYPTION_KEY_BYTES:
+            return (
+                f"must be keys of {_ENCRYPTION_KEY_BYTES} bytes in base64, and key {number} of "
+                "them is none; make one with `openssl rand -base64 32`"
+            )
     return None
 
 
