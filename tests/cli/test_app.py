@@ -11,6 +11,7 @@ import typer
 
 import usageflow
 from usageflow.cli import app as module
+from usageflow.errors import DeliveryError
 
 COMMANDS = {
     "up",
@@ -23,6 +24,7 @@ COMMANDS = {
     "inbox",
     "endpoints",
     "keys",
+    "organizations",
     "policies",
     "stripe",
     "secrets",
@@ -86,6 +88,26 @@ def test_a_wrong_command_line_exits_2(line: str, run: Callable[..., tuple[int, s
     status, out, err = run(*line.split())
     assert status == 2
     assert "Usage: usageflow" in out + err
+
+
+@pytest.mark.parametrize("words", ["usage --database \udcff", "inbox attach account_id \udcff x"])
+def test_what_is_not_utf_8_is_refused(words: str, run: Callable[..., tuple[int, str, str]]) -> None:
+    """Whatever it was meant for: it could be neither stored nor sent nor shown."""
+    status, out, err = run(*words.split())
+    number = words.split().index("\udcff") + 1
+    assert (status, out, err) == (2, "", f"usageflow: argument {number} is not UTF-8\n")
+
+
+def test_a_message_gives_no_orders_to_the_terminal(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words of others are in many; their lines stay."""
+
+    def fails(_arguments: object, **_: object) -> None:
+        raise DeliveryError("Stripe: \x1b[2Jno\nnever")
+
+    monkeypatch.setattr(module, "app", fails)
+    assert run("usage") == (1, "", "usageflow: Stripe:  [2Jno\nnever\n")
 
 
 def test_what_usageflow_can_explain_is_one_message(

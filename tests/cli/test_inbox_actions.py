@@ -160,3 +160,22 @@ def test_carry_and_write_off(run: Run, url: str, monkeypatch: pytest.MonkeyPatch
     assert out.count("is written off, and will never be billed") == 2
     assert unit_of(url, "parked").reason == "a test"
     assert run("inbox", "write-off", *given_up, "--database", url).status == 2
+
+
+@pytest.mark.parametrize("reason", ["", " \t"])
+def test_a_reason_says_something(run: Run, url: str, reason: str) -> None:
+    """Who reads the audit log has nothing else; nothing is given up without."""
+    unit = unit_of(url, "quarantined")
+    status, out, err = run(
+        "inbox", "write-off", unit.identifier, "--reason", reason, "--database", url
+    )
+    assert (status, out) == (2, "")
+    assert "'--reason': say why" in err
+    assert unit_of(url, "quarantined").state == "quarantined"
+
+
+def test_options_go_behind_the_action(run: Run, url: str) -> None:
+    """Before it they would mean another database than the one that is changed."""
+    status, _, err = run("inbox", "--database", url, "retry", "--code", "x")
+    assert status == 2
+    assert "options go behind 'retry'" in err

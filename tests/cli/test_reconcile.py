@@ -251,6 +251,17 @@ def test_misuse_is_explained(run: Run, books: Books) -> None:
             1,
             "usageflow: say which difference to apply: its ID, or --all\n",
         )
+    too_large: list[tuple[object, ...]] = [
+        ("--hours", 8785),
+        ("apply", 2**63),
+        ("dismiss", 2**63, "--reason", "r"),
+    ]
+    for wrong in too_large:
+        status, _, err = run("reconcile", *wrong)
+        assert status == 2
+        assert "Input should be less than or equal to" in err
+    status, _, err = run("reconcile", "dismiss", 1, "--reason", " ")
+    assert (status, "say why" in err) == (2, True)
     status, _, err = run("reconcile", "--hours", 3, "apply", "--all")
     assert status == 2
     assert "options go behind 'apply'" in err

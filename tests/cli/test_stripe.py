@@ -293,7 +293,7 @@ def test_status_of_nothing(run: Run, db: Database) -> None:
     assert "`usageflow stripe connect`" in out
     assert json.loads(run("stripe", "status", "--json").out) == {"accounts": []}
     assert run("stripe", "status", "--organization", "x").err == (
-        "usageflow: there is no organization 'x'\n"
+        "usageflow: there is no organization 'x'; there is default\n"
     )
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -17,7 +18,7 @@ from usageflow.events import Identity, UsageEvent, decode, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.attempts import Limits
 from usageflow.periods import hour_start
-from usageflow.stripe.accounts import ensure_own
+from usageflow.stripe.accounts import account_of, connect, ensure_own
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.emulator.app import create_emulator
 from usageflow.stripe.emulator.remote import RemoteEmulator
@@ -27,6 +28,7 @@ from usageflow.stripe.meters import Meters
 
 Run = Callable[..., Any]
 
+PLATFORM_KEY = "sk_test_platform"
 EXACT = "1234567890123456789012345.123456789"
 ONE_MORE = "1234567890123456789012346.123456789"
 
@@ -113,14 +115,13 @@ def test_no_usage_is_an_empty_list(run: Run, tmp_path: Path) -> None:
     assert document == {"usage": [], "stripe": [], "gaps": [], "inbox": 0, "units": {}}
 
 
-def forward(url: str, emulator: RemoteEmulator, customer: str, *lines: bytes) -> None:
+def forward(url: str, gateway: StripeGateway, customer: str, *lines: bytes) -> None:
     """Record these events and send their units, one of each lane, for a Stripe customer."""
-    gateway = StripeGateway(emulator.api_key, base=emulator.url, timeout_s=5)
     with closing(Database.open(url)) as db, closing(gateway):
         db.migrate()
         with db.transaction() as tx:
             organization_id = default_organization(tx)
-            account_id = ensure_own(tx, organization_id, livemode=False)
+            account_id = account_of(tx, organization_id).id
         meters = Meters(db, account_id, gateway)
         meters.refresh()
         with db.transaction() as tx:
@@ -156,7 +157,12 @@ def test_metrics_of_one_meter_do_not_look_like_a_drift(
         emulator = RemoteEmulator(base, "sk_test_emulated")
         count = {"event_name": "each", "formula": "count"}
         (customer,) = emulator.seed([{"account_id": "acct_1"}], ["calls", "own", count])
-        forward(url, emulator, customer, *lines)
+        with closing(Database.open(url)) as db:
+            db.migrate()
+            with db.transaction() as tx:
+                ensure_own(tx, default_organization(tx), livemode=False)
+        gateway = StripeGateway(emulator.api_key, base=emulator.url, timeout_s=5)
+        forward(url, gateway, customer, *lines)
         monkeypatch.setenv("USAGEFLOW_STRIPE_API_KEY", emulator.api_key)
         monkeypatch.setenv("USAGEFLOW_STRIPE_API_BASE", emulator.url)
         document = json.loads(run("usage", "--json", "--database", url).out, parse_float=Decimal)
@@ -186,6 +192,56 @@ def test_metrics_of_one_meter_do_not_look_like_a_drift(
         "2.5",
         "2.5",
     ]
+
+
+def connected(base: str, url: str) -> tuple[StripeGateway, str]:
+    """An account connected to the organization, with a meter and a customer, by its access."""
+    platform = StripeGateway(PLATFORM_KEY, base=base, timeout_s=5, client_id="ca_1")
+    asked = platform.authorize_url(state="s", redirect_uri="http://127.0.0.1/back")
+    back = httpx.get(f"{asked}&_emulator_decision=connect:acct_theirs").headers["location"]
+    platform.exchange_code(httpx.URL(back).params["code"])
+    platform.close()
+    gateway = StripeGateway(PLATFORM_KEY, base=base, timeout_s=5, account="acct_theirs")
+    gateway.create_meter("calls", display_name="calls")
+    headers = {"authorization": f"Bearer {PLATFORM_KEY}", "stripe-account": "acct_theirs"}
+    made = httpx.post(f"{base}/v1/customers", headers=headers).raise_for_status()
+    with closing(Database.open(url)) as db:
+        db.migrate()
+        with db.transaction() as tx:
+            connect(tx, default_organization(tx), "acct_theirs", livemode=False)
+    return gateway, made.json()["id"]
+
+
+def test_a_connected_account_is_asked_with_its_own_access(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the platform. Where Stripe was not, or could not be asked, it is "?" and never 0."""
+    url, now = f"sqlite:///{tmp_path / 'connected.db'}", datetime.now(UTC)
+    sent, waits = (
+        encode(msgspec.structs.replace(decode(event(number, who, "2", "calls")), occurred_at=now))
+        for number, who in ((1, "acct_1"), (2, "acct_2"))
+    )
+    with running(create_emulator(search_lag_s=0)) as base:
+        forward(url, *connected(base, url), sent)
+        with closing(Database.open(url)) as db, db.transaction() as tx:
+            store.append(tx, default_organization(tx), [waits], unknown_metric="create")
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_KEY", PLATFORM_KEY)
+        monkeypatch.setenv("USAGEFLOW_STRIPE_CLIENT_ID", "ca_1")
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_BASE", base)
+        told = run("usage", "--database", url)
+        document = json.loads(run("usage", "--json", "--database", url).out)
+        monkeypatch.delenv("USAGEFLOW_STRIPE_CLIENT_ID")
+        unreached = run("usage", "--database", url)
+    assert (told.status, told.err) == (0, "")
+    assert [line.split()[-2:] for line in told.out.splitlines()[2:4]] == [["2", "2"], ["0", "?"]]
+    assert [row["stripe"][0]["applied"] for row in document["usage"]] == [2, None]
+    assert [meter["applied"] for meter in document["stripe"]] == [2, None]
+    shown = unreached.out.splitlines()[2:4]
+    assert [line.split()[-2:] for line in shown] == [["2", "?"], ["0", "?"]]
+    assert unreached.status == 0
+    assert unreached.err.startswith(
+        "usageflow: what Stripe has is not known for acct_theirs: there is no key for it here"
+    )
 
 
 def test_gaps_are_shown(run: Run, url: str) -> None:

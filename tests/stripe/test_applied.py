@@ -1,11 +1,14 @@
 """What Stripe has, read back per customer, event name and hour."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from usageflow.config import Settings
 from usageflow.periods import hour_start
-from usageflow.stripe.applied import applied, sent
+from usageflow.stripe.access import accounts_to_serve
+from usageflow.stripe.accounts import Refused
+from usageflow.stripe.applied import Sent, Shown, applied, ask, sent
 
 if TYPE_CHECKING:
     from tests.stripe.conftest import Way
@@ -31,3 +34,47 @@ def test_hours_of_every_customer_come_back(way: "Way") -> None:
         ("acct_1", "tokens", hour_start(earlier)): Decimal(4),
         ("acct_2", "calls", hour_start(now)): Decimal(2),
     }
+
+
+HOUR = datetime(2026, 11, 21, 9, tzinfo=UTC)
+
+
+def pair(customer: str = "acct_1", hours: int = 2) -> Sent:
+    """Units of some hours from HOUR on."""
+    last = HOUR + timedelta(hours=hours - 1)
+    return Sent(customer, "tokens", "mtr_1", "cus_1", HOUR, last)
+
+
+def test_only_what_was_asked_and_answered_is_known() -> None:
+    """Nothing shown is 0 where Stripe was asked; elsewhere nobody knows."""
+    shown = Shown()
+    assert shown.get("acct_1", "tokens", HOUR) is None
+    shown.add([pair()], {("acct_1", "tokens", HOUR): Decimal(3)})
+    later = HOUR + timedelta(hours=1)
+    assert [shown.get("acct_1", "tokens", hour) for hour in (HOUR, later)] == [3, 0]
+    assert shown.get("acct_1", "tokens", HOUR + timedelta(hours=2)) is None
+    assert shown.get("acct_1", "tokens", HOUR - timedelta(hours=1)) is None
+    assert shown.get("acct_2", "tokens", HOUR) is None
+
+
+def test_accounts_are_added_up_if_all_have_answered() -> None:
+    """An organization may have sent to one account first, and then to another."""
+    shown = Shown()
+    key = ("acct_1", "tokens", HOUR)
+    for account in ("0.1", "0.2"):
+        shown.add([pair(hours=1)], {key: Decimal(account)})
+    assert shown.get(*key) == Decimal("0.3")
+    shown.add([pair()], None)
+    assert shown.get(*key) is None
+    assert shown.values == {key: Decimal("0.3")}
+
+
+def test_why_nothing_is_shown(way: "Way") -> None:
+    """Without access nobody is asked; Stripe's own words if it refuses."""
+    assert ask(Settings(), Refused("there is no key"), []) == "there is no key"
+    settings = Settings(stripe_api_key=way.emulator.api_key, stripe_api_base=way.emulator.url)
+    (reached,) = accounts_to_serve(way.database, settings)
+    told = ask(settings, reached, [pair()])
+    assert isinstance(told, str)
+    assert told.startswith("Stripe: ")
+    assert ask(settings, reached, []) == {}

@@ -19,6 +19,7 @@ from usageflow.cli import (
     inbox,
     keys,
     migrate,
+    organizations,
     policies,
     proxy,
     reconcile,
@@ -30,6 +31,7 @@ from usageflow.cli import (
     up,
     usage,
 )
+from usageflow.cli.tables import printed_lines
 from usageflow.errors import UsageFlowError
 
 app = typer.Typer(
@@ -50,6 +52,7 @@ app.add_typer(reconcile.app, name="reconcile")
 app.add_typer(inbox.app, name="inbox")
 app.command("endpoints")(endpoints.endpoints)
 app.add_typer(keys.app, name="keys")
+app.add_typer(organizations.app, name="organizations")
 app.add_typer(policies.app, name="policies")
 app.add_typer(stripe.app, name="stripe")
 app.add_typer(secrets.app, name="secrets")
@@ -74,8 +77,12 @@ _EXTRAS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command line (default: the process's) and exit with its status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    for number, argument in enumerate(given, start=1):
+        if not _is_text(argument):
+            _fail(f"argument {number} is not UTF-8", status=2)
     try:
-        app(arguments, prog_name="usageflow")
+        app(given, prog_name="usageflow")
     except UsageFlowError as error:
         _fail(str(error))
     except ModuleNotFoundError as error:
@@ -85,9 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"this needs {package}: pip install 'usageflow[{_EXTRAS[package]}]'")
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"usageflow: {message}", file=sys.stderr)
-    sys.exit(1)
+def _is_text(argument: str) -> bool:
+    """Whether it was UTF-8: what was not can be neither stored nor sent."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+    print(f"usageflow: {printed_lines(message)}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,12 +1,12 @@
 """`usageflow endpoints`: what no policy matches, and a policy to begin with. Reads only."""
 
 import sys
-from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from usageflow.cli.options import DatabaseOption, server_settings
+from usageflow.cli.options import DatabaseOption
+from usageflow.cli.scope import OrganizationOption, scope
 from usageflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,16 +28,14 @@ def endpoints(
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON line per endpoint, all of them")
     ] = False,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Show the endpoints that no policy matches."""
     from usageflow.catalog.endpoints import listed
-    from usageflow.catalog.organizations import DEFAULT, organization
-    from usageflow.db.session import Database
 
-    settings = server_settings(database=database)
-    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
-        found = listed(tx, organization(tx, DEFAULT) or "")
+    with scope(database, organization, reading=True) as scoped, scoped.db.reading() as tx:
+        found = listed(tx, scoped.organization_id)
     if draft is not None:
         _print_draft(draft, found)
     elif as_json:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from usageflow.cli import inbox_actions
-from usageflow.cli.options import DatabaseOption, server_settings
+from usageflow.cli.options import DatabaseOption
+from usageflow.cli.scope import OrganizationOption, require_no_options, scope
 
 if TYPE_CHECKING:
     from usageflow.db.session import Tx
@@ -27,6 +27,7 @@ NOUNS: Final = {"event": "event", "unit": "unit", "difference": "difference", "r
 
 app = typer.Typer(help="What needs a human, and what they decide about it.")
 app.command("attach")(inbox_actions.attach)
+app.command("detach")(inbox_actions.detach)
 app.command("retry")(inbox_actions.retry)
 app.command("carry")(inbox_actions.carry)
 app.command("write-off")(inbox_actions.write_off)
@@ -72,18 +73,17 @@ def inbox(
     as_json: Annotated[
         bool, typer.Option("--json", help="one JSON line per item, all of them")
     ] = False,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Show what needs a human, the newest first, and why."""
     if context.invoked_subcommand is not None:
+        require_no_options(context)
         return
-    from usageflow.catalog.organizations import DEFAULT, organization
-    from usageflow.db.session import Database
     from usageflow.ledger.inbox import count, items
 
-    settings = server_settings(database=database)
-    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
-        organization_id = organization(tx, DEFAULT) or ""
+    with scope(database, organization, reading=True) as scoped, scoped.db.reading() as tx:
+        organization_id = scoped.organization_id
         waiting = count(tx, organization_id)
         limit = waiting if as_json else SHOWN_MAX
         found = items(tx, organization_id, limit)
@@ -239,9 +239,4 @@ def _cells(item: "Item", of: Details | None) -> tuple[str, ...]:
         identity = "?" if of.value is None else f"{of.field} {of.value}"
         quantity = "?" if of.quantity is None else f"{of.quantity:f}"
     what, when = f"{item.state} {NOUNS[item.kind]}", f"{item.since:%Y-%m-%d %H:%M}"
-    return what, when, *map(_one_line, (name, where, identity, quantity, item.reason))
-
-
-def _one_line(text: str) -> str:
-    """Texts from outside cannot break a row, nor give orders to a terminal."""
-    return "".join(one if one.isprintable() else " " for one in text)
+    return what, when, name, where, identity, quantity, item.reason

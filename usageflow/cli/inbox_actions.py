@@ -1,4 +1,4 @@
-"""`usageflow inbox attach`, `retry`, `carry`, `write-off`: what a person decides."""
+"""`usageflow inbox attach`, `detach`, `retry`, `carry`, `write-off`: what a person decides."""
 
 import sys
 from collections.abc import Sequence
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.options import DatabaseOption, ReasonOption
+from usageflow.cli.scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.tables import printed
 from usageflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 UNITS_AT_ONCE = 500
 """Units in one transaction: the server goes on in between."""
 
+FieldArgument = Annotated[str, typer.Argument(help="field of the identity, such as account_id")]
+ValueArgument = Annotated[str, typer.Argument(help="its value, such as acct_42")]
 IdentifiersArgument = Annotated[
     list[str],
     typer.Argument(metavar="IDENTIFIER...", help="units as the inbox shows them: uf1_..."),
@@ -26,8 +29,8 @@ IdentifiersArgument = Annotated[
 
 
 def attach(
-    field: Annotated[str, typer.Argument(help="field of the identity, such as account_id")],
-    value: Annotated[str, typer.Argument(help="its value, such as acct_42")],
+    field: FieldArgument,
+    value: ValueArgument,
     customer: Annotated[str, typer.Argument(metavar="CUSTOMER", help="Stripe's id: cus_...")],
     *,
     account: AccountOption = None,
@@ -41,7 +44,36 @@ def attach(
     with scope(database, organization) as found, found.gateway(account) as (account_id, gateway):
         lanes = put(found.db, account_id, gateway, (field, value), customer, actor=CLI)
     went_on = {0: "", 1: "; what was parked goes on"}.get(lanes, f"; {lanes} parked lanes go on")
-    print(f"{field} {value} is {customer} from now on{went_on}")
+    print(printed(f"{field} {value} is {customer} from now on{went_on}"))
+
+
+def detach(
+    field: FieldArgument,
+    value: ValueArgument,
+    *,
+    account: AccountOption = None,
+    organization: OrganizationOption = "default",
+    database: DatabaseOption = None,
+) -> None:
+    """Take back what `attach` said: from now on Stripe's metadata say whose an identity is."""
+    from usageflow.catalog import audit
+    from usageflow.stripe.accounts import account_of
+    from usageflow.stripe.attachment import detach as take_back
+
+    with scope(database, organization) as found, found.db.transaction() as tx:
+        account_id = account_of(tx, found.organization_id, account).id
+        taken_back = take_back(tx, account_id, (field, value))
+        if taken_back:
+            audit.record(
+                tx,
+                found.organization_id,
+                actor=audit.CLI,
+                action="inbox.detach",
+                subject=f"{field} {value}",
+            )
+    if not taken_back:
+        raise ConfigurationError(f"{field} {value} is attached to no customer")
+    print(printed(f"{field} {value} is whose Stripe's metadata say, from now on"))
 
 
 def retry(
@@ -93,7 +125,7 @@ def carry(
 def write_off(
     identifiers: IdentifiersArgument,
     *,
-    reason: Annotated[str, typer.Option("--reason", help="why, for the audit log")],
+    reason: ReasonOption,
     organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
@@ -124,13 +156,14 @@ def _apply(
             with found.db.reading() as tx:
                 identifiers = refused_with(tx, found.organization_id, code)
             if not identifiers:
-                print(f"No unit is quarantined with {code}.")
+                print(printed(f"No unit is quarantined with {code}."))
         for start in range(0, len(identifiers), UNITS_AT_ONCE):
             with found.db.transaction() as tx:
                 some = identifiers[start : start + UNITS_AT_ONCE]
                 outcomes = remedy(tx, found.organization_id, some)
             for identifier, done, told in outcomes:
-                print(f"{identifier}: {told}", file=sys.stdout if done else sys.stderr)
+                file = sys.stdout if done else sys.stderr
+                print(printed(f"{identifier}: {told}"), file=file)
             refused += sum(not outcome.done for outcome in outcomes)
     if refused:
         raise typer.Exit(1)

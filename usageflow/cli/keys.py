@@ -1,30 +1,26 @@
 """`usageflow keys`: make, list and revoke the API keys of edges, also while the server runs."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from usageflow.cli.options import DatabaseOption, server_settings
+from usageflow.cli.options import DatabaseOption
+from usageflow.cli.scope import OrganizationOption, scope
 from usageflow.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from usageflow.db.session import Tx
-
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
-
-OrganizationOption = Annotated[str, typer.Option("--organization", help="whose keys")]
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Option(help="what the key is for, such as the edge's name")],
-    scope: Annotated[
+    scopes: Annotated[
         list[str],
-        typer.Option(help="usage.write, usage.read, policies.write, metrics.read; repeatable"),
+        typer.Option(
+            "--scope", help="usage.write, usage.read, policies.write, metrics.read; repeatable"
+        ),
     ],
     organization: OrganizationOption = "default",
     database: DatabaseOption = None,
@@ -32,8 +28,8 @@ def create(
     """Make a key and print it, once."""
     from usageflow.catalog.keys import create_key
 
-    with _organization(database, organization) as (tx, organization_id):
-        made = create_key(tx, organization_id, name, scope)
+    with scope(database, organization, new=True) as found, found.db.transaction() as tx:
+        made = create_key(tx, found.organization_id, name, scopes)
     # Only after the commit: a key that is shown works. Alone on stdout, for $(...) in a shell.
     print(made.secret)
     print(
@@ -49,7 +45,7 @@ def list_keys(
     from usageflow.catalog.keys import listing
     from usageflow.cli.tables import table
 
-    with _organization(database, organization, new=False) as (tx, organization_id):
+    with scope(database, organization, reading=True) as found, found.db.reading() as tx:
         rows = [
             (
                 key.prefix,
@@ -60,7 +56,7 @@ def list_keys(
                 _day(key.revoked_at),
                 key.id,
             )
-            for key in listing(tx, organization_id)
+            for key in listing(tx, found.organization_id)
         ]
     print(table(("key", "name", "scopes", "created", "last used", "revoked", "id"), rows))
 
@@ -74,31 +70,10 @@ def revoke(
     """Revoke a key: from now on it is refused."""
     from usageflow.catalog.keys import revoke as revoke_key
 
-    with _organization(database, organization, new=False) as (tx, organization_id):
-        if not revoke_key(tx, organization_id, key):
+    with scope(database, organization) as found, found.db.transaction() as tx:
+        if not revoke_key(tx, found.organization_id, key):
             raise ConfigurationError(f"no key in use is {key!r}; see `usageflow keys list`")
     print(f"revoked {key}")
-
-
-@contextmanager
-def _organization(
-    database: str | None, name: str, *, new: bool = True
-) -> "Iterator[tuple[Tx, str]]":
-    """A transaction on the (migrated) database, and the organization's id.
-
-    Only a `new` database may be made: a mistyped one has no keys to list or revoke.
-    """
-    from usageflow.catalog.organizations import DEFAULT, default_organization, organization
-    from usageflow.db.session import Database
-
-    url = server_settings(database=database).database
-    with closing(Database.open(url, create=new)) as db:
-        db.migrate()
-        with db.transaction() as tx:
-            found = default_organization(tx) if name == DEFAULT else organization(tx, name)
-            if found is None:
-                raise ConfigurationError(f"there is no organization {name!r}")
-            yield tx, found
 
 
 def _day(moment: datetime | None) -> str:

@@ -44,6 +44,16 @@ def setting(name: str) -> Any:
     )
 
 
+def _said(text: str) -> str:
+    """A reason that says something: who reads the audit log has nothing else."""
+    if not text.strip():
+        raise typer.BadParameter("say why")
+    return text
+
+
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="why, for the audit log", callback=_said)
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usageflow.cli.options import DatabaseOption, server_settings, setting
+from usageflow.cli.scope import OrganizationOption, scope
 from usageflow.errors import ConfigurationError, PolicyFileError
 
 if TYPE_CHECKING:
@@ -105,18 +105,18 @@ def coverage(
 
 
 @app.command()
-def push(file: FileArgument, database: DatabaseOption = None) -> None:
+def push(
+    file: FileArgument,
+    organization: OrganizationOption = "default",
+    database: DatabaseOption = None,
+) -> None:
     """Make a policy file the server's policies; edges follow."""
-    from usageflow.catalog.organizations import default_organization
     from usageflow.catalog.policies import publish
-    from usageflow.db.session import Database
 
     published = sound_file(file)
-    with closing(Database.open(server_settings(database=database).database)) as db:
-        db.migrate()
-        with db.transaction() as tx:
-            policies = [policy for policy, _ in published.policies]
-            done = publish(tx, default_organization(tx), policies, published.metrics)
+    with scope(database, organization, new=True) as found, found.db.transaction() as tx:
+        policies = [policy for policy, _ in published.policies]
+        done = publish(tx, found.organization_id, policies, published.metrics)
     for what in ("added", "changed", "removed", "unchanged"):
         for name in getattr(done, what):
             print(f"{what} policy {name}")

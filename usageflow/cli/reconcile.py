@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import AccountOption, OrganizationOption, Scope, scope
+from usageflow.cli.options import DatabaseOption, ReasonOption
+from usageflow.cli.scope import (
+    AccountOption,
+    OrganizationOption,
+    Scope,
+    require_no_options,
+    scope,
+)
+from usageflow.cli.tables import printed, table
 from usageflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,7 +28,15 @@ HEADER: Final = (
     "reason",
 )
 
-DEFAULT: Final = "default"
+HOURS_MAX: Final = 24 * 366
+"""A year: Stripe takes no usage that is older than 35 days."""
+ID_MAX: Final = 2**63 - 1
+"""The largest number the database holds."""
+
+
+def _difference() -> Any:
+    return typer.Argument(metavar="ID", min=1, max=ID_MAX, help="which one", show_default=False)
+
 
 app = typer.Typer(help="Compare with Stripe now; correct or accept differences.")
 YesOption = Annotated[bool, typer.Option("--yes", help="do not ask")]
@@ -34,18 +49,20 @@ def reconcile(
     hours: Annotated[
         int | None,
         typer.Option(
-            "--hours", min=1, help="only the last so many hours; default: all that are not settled"
+            "--hours",
+            min=1,
+            max=HOURS_MAX,
+            help="only the last so many hours; default: all that are not settled",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     account: AccountOption = None,
-    organization: OrganizationOption = DEFAULT,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Compare what is not settled yet with Stripe, and show what differs, why, and what to do."""
     if context.invoked_subcommand is not None:
-        if any((hours, as_json, account, database, organization != DEFAULT)):
-            raise typer.BadParameter(f"options go behind {context.invoked_subcommand!r}")
+        require_no_options(context)
         return
     from usageflow.periods import hour_start
     from usageflow.stripe import differences
@@ -72,13 +89,11 @@ def reconcile(
 
 @app.command()
 def apply(
-    difference: Annotated[
-        int | None, typer.Argument(metavar="ID", help="which one", show_default=False)
-    ] = None,
+    difference: Annotated[int | None, _difference()] = None,
     *,
     every: Annotated[bool, typer.Option("--all", help="all that have a proposal")] = False,
     yes: YesOption = False,
-    organization: OrganizationOption = DEFAULT,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Carry out what is proposed for a difference, or for all of them."""
@@ -87,7 +102,8 @@ def apply(
     with scope(database, organization) as found:
         wanted = _proposed(found, difference)
         for row in wanted:
-            print(f"{row.id}: {_proposal(row)} for {row.stripe_customer_id}, {row.event_name}")
+            what = f"{_proposal(row)} for {row.stripe_customer_id}, {row.event_name}"
+            print(f"{row.id}: {printed(what)}")
         if not wanted:
             raise ConfigurationError(
                 "nothing is proposed; `usageflow reconcile` shows what differs"
@@ -101,10 +117,10 @@ def apply(
 
 @app.command()
 def dismiss(
-    difference: Annotated[int, typer.Argument(metavar="ID", help="which one", show_default=False)],
+    difference: Annotated[int, _difference()],
     *,
-    reason: Annotated[str, typer.Option("--reason", help="why, for the audit log")],
-    organization: OrganizationOption = DEFAULT,
+    reason: ReasonOption,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Accept a difference as it is, from now on."""
@@ -179,14 +195,12 @@ def _document(row: "ReconciliationRow") -> dict[str, Any]:
 
 
 def _print_table(report: "Report", rows: "Sequence[ReconciliationRow]") -> None:
-    from usageflow.cli.tables import table
-
     counts = f"{report.agreed} agree, {report.differed} differ, {report.decided} units decided"
     print(f"{report.compared} sums compared with {report.reads} reads: {counts}")
     if report.left:
         print("There was more to compare, but today's reads are used up.")
     for what, why in report.unread.items():
-        print(f"{what} could not be compared: {why}")
+        print(printed(f"{what} could not be compared: {why}"))
     if rows:
         print(f"\n{table(HEADER, [_cells(row) for row in rows])}")
 

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from usageflow.cli.options import DatabaseOption, server_settings
+from usageflow.cli.options import DatabaseOption
+from usageflow.cli.scope import OrganizationOption, scope
+from usageflow.cli.tables import printed, table
 from usageflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,19 +37,15 @@ def statement(
     verify: Annotated[
         bool, typer.Option("--verify", help="compare every lane with its events and units instead")
     ] = False,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Show where all metered usage is, and if it adds up."""
-    from usageflow.catalog.organizations import DEFAULT, organization
-    from usageflow.db.session import Database
-
-    settings = server_settings(database=database)
-    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
-        organization_id = organization(tx, DEFAULT) or ""
+    with scope(database, organization, reading=True) as found, found.db.reading() as tx:
         right = (
-            _compare(tx, organization_id, as_json=as_json)
+            _compare(tx, found.organization_id, as_json=as_json)
             if verify
-            else _tell(tx, organization_id, at, as_json=as_json)
+            else _tell(tx, found.organization_id, at, as_json=as_json)
         )
     if not right:
         raise typer.Exit(1)
@@ -66,7 +63,6 @@ def _tell(tx: "Tx", organization_id: str, at: datetime | None, *, as_json: bool)
 
 def _compare(tx: "Tx", organization_id: str, *, as_json: bool) -> bool:
     """Print the lanes that are not what they are made of; whether there are none."""
-    from usageflow.cli.tables import table
     from usageflow.ledger.statement import verify
 
     found = verify(tx, organization_id)
@@ -112,11 +108,9 @@ def _print_json(document: object) -> None:
 
 
 def _print_table(lines: "Sequence[Line]") -> None:
-    from usageflow.cli.tables import table
-
     rows = [(line.event_name, *(f"{part:f}" for part in line[1:])) for line in lines]
     print(table(HEADER, rows))
     wrong = [
         f"{line.event_name} differs by {line.difference:f}" for line in lines if line.difference
     ]
-    print(f"\n{'; '.join(wrong) or 'adds up'}")
+    print(f"\n{printed('; '.join(wrong)) or 'adds up'}")

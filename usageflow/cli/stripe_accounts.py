@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import OrganizationOption, scope
+from usageflow.cli.scope import OrganizationOption, scope
 from usageflow.errors import ConfigurationError
 
 key = typer.Typer(help="Store the key of your own account, or remove it.", no_args_is_help=True)

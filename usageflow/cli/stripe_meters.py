@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.scope import AccountOption, OrganizationOption, scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import OrganizationOption, Scope, scope
+from usageflow.cli.scope import OrganizationOption, Scope, scope
 
 if TYPE_CHECKING:
     from usageflow.stripe.status import AccountStatus, LiveStatus, MeterStatus

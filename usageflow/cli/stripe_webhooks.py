@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from usageflow.cli.options import DatabaseOption
-from usageflow.cli.stripe_scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.scope import AccountOption, OrganizationOption, scope
 from usageflow.errors import ConfigurationError
 
 app = typer.Typer(help="Make, list and remove webhooks at Stripe.", no_args_is_help=True)

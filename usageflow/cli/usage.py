@@ -2,26 +2,28 @@
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from usageflow.cli.options import DatabaseOption, server_settings
-from usageflow.cli.tables import table
-from usageflow.config import Settings
-from usageflow.errors import DeliveryError
+from usageflow.cli.options import DatabaseOption
+from usageflow.cli.scope import OrganizationOption, Scope, scope
+from usageflow.cli.tables import printed, table
 
 if TYPE_CHECKING:
     from usageflow.db.session import Tx
     from usageflow.ledger.inbox import Gap
     from usageflow.ledger.usage import Fed, Forwarded, Slot, Usage
-    from usageflow.stripe.applied import Sent
+    from usageflow.stripe.access import AccountAccess
+    from usageflow.stripe.accounts import Refused
+    from usageflow.stripe.applied import Sent, Shown
 
-Applied = Mapping[tuple[str, str, datetime], Decimal]
-"""What Stripe says it has, by customer, event name and hour."""
+    Way = tuple[str, AccountAccess | Refused, list[Sent]]
+
+Applied = Mapping[tuple[str, str, datetime], Decimal | None]
+"""What Stripe has, by customer, event name and hour; None if that is not known."""
 
 HEADER = ("customer", "metric", "hour", "quantity", "events", "Stripe meter", "sent", "applied")
 METERS_HEADER = ("customer", "Stripe meter", "hour", "metrics", "sent", "applied")
@@ -43,26 +45,25 @@ def usage(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     no_stripe: Annotated[bool, typer.Option("--no-stripe", help="do not ask Stripe")] = False,
+    organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
     """Show usage per customer, metric and hour, and at Stripe."""
-    from usageflow.catalog.organizations import DEFAULT, organization
-    from usageflow.db.session import Database
     from usageflow.ledger import inbox, units
     from usageflow.ledger.usage import by_slot, not_summed, totals
 
-    settings = server_settings(database=database)
-    with closing(Database.open(settings.database, create=False)) as db, db.reading() as tx:
-        organization_id = organization(tx, DEFAULT) or ""
-        rows = totals(tx, organization_id)
-        gaps = inbox.gaps(tx, organization_id)
-        waiting = inbox.count(tx, organization_id)
-        states = units.summary(tx, organization_id)
-        other_meters = not_summed(tx, organization_id)
-        pairs = [] if no_stripe else _sent(tx, organization_id)
-    applied = None if no_stripe else _applied(settings, pairs)
+    with scope(database, organization, reading=True) as found:
+        organization_id = found.organization_id
+        with found.db.reading() as tx:
+            rows = totals(tx, organization_id)
+            gaps = inbox.gaps(tx, organization_id)
+            waiting = inbox.count(tx, organization_id)
+            states = units.summary(tx, organization_id)
+            other_meters = not_summed(tx, organization_id)
+            ways = [] if no_stripe else _ways(tx, found)
+        shown = _shown(found, ways)
     slots = by_slot(rows)
-    own, meters = _own(slots, applied), _compared(slots, applied, other_meters)
+    own, meters = _own(slots, shown), _compared(slots, shown, other_meters)
     if as_json:
         document = {
             "usage": _documents(rows, own),
@@ -77,41 +78,34 @@ def usage(
         print(f"\n{waiting} in the inbox")
 
 
-def _sent(tx: "Tx", organization_id: str) -> "list[Sent]":
-    """What the organization's own Stripe account could have."""
-    from sqlmodel import col, select
-
-    from usageflow.db.tables import StripeAccountRow
-    from usageflow.stripe.accounts import OWN
+def _ways(tx: "Tx", found: Scope) -> "list[Way]":
+    """Name, access and what was sent of each of the organization's accounts that got anything."""
+    from usageflow.catalog.secrets import Keyring
+    from usageflow.stripe.access import access
+    from usageflow.stripe.accounts import OF_STRIPE, accounts
     from usageflow.stripe.applied import sent
 
-    account_id = tx.session.exec(
-        select(StripeAccountRow.id).where(
-            col(StripeAccountRow.organization_id) == organization_id,
-            col(StripeAccountRow.account) == OWN,
-        )
-    ).one_or_none()
-    return [] if account_id is None else sent(tx, account_id)
+    keyring = Keyring.read(found.settings.encryption_keys)
+    ways = [
+        (row.account, access(row, found.settings, keyring), sent(tx, row.id))
+        for row in accounts(tx, found.organization_id)
+        if row.kind in OF_STRIPE
+    ]
+    return [way for way in ways if way[2]]
 
 
-def _applied(settings: Settings, pairs: "list[Sent]") -> Applied | None:
-    """Ask Stripe what it has; None without a key or an answer."""
-    if settings.stripe_api_key is None:
-        return None
-    from usageflow.stripe.applied import applied
-    from usageflow.stripe.client import StripeGateway
+def _shown(found: Scope, ways: "Sequence[Way]") -> "Shown":
+    """What Stripe has, asked with each account's own access; no transaction is open meanwhile."""
+    from usageflow.stripe.applied import Shown, ask
 
-    gateway = StripeGateway(
-        settings.stripe_api_key,
-        timeout_s=settings.stripe_timeout_s,
-        base=settings.stripe_api_base,
-    )
-    try:
-        with closing(gateway):
-            return applied(gateway, pairs)
-    except DeliveryError as error:
-        print(f"usageflow: what Stripe has is not known: {error}", file=sys.stderr)
-        return None
+    shown = Shown()
+    for account, reached, pairs in ways:
+        told = ask(found.settings, reached, pairs)
+        if isinstance(told, str):
+            why = printed(f"what Stripe has is not known for {account}: {told}")
+            print(f"usageflow: {why}", file=sys.stderr)
+        shown.add(pairs, None if isinstance(told, str) else told)
+    return shown
 
 
 def _print_json(document: Mapping[str, Any]) -> None:
@@ -160,26 +154,20 @@ def _documents(rows: Sequence["Usage"], own: Applied) -> list[dict[str, Any]]:
     ]
 
 
-def _own(slots: Mapping["Slot", "Fed"], applied: Applied | None) -> Applied:
+def _own(slots: Mapping["Slot", "Fed"], shown: "Shown") -> Applied:
     """What Stripe has of a single metric; a meter of several cannot be told apart."""
-    if applied is None:
-        return {}
-    return {slot: applied.get(slot, Decimal(0)) for slot, fed in slots.items() if fed.metrics == 1}
+    return {slot: shown.get(*slot) for slot, fed in slots.items() if fed.metrics == 1}
 
 
 def _compared(
-    slots: Mapping["Slot", "Fed"], applied: Applied | None, without: Collection[str]
+    slots: Mapping["Slot", "Fed"], shown: "Shown", without: Collection[str]
 ) -> "list[Compared]":
     """Both sides of every slot that either knows, but for the event names of `without`."""
     from usageflow.ledger.usage import NOTHING, Slot
 
-    known = slots.keys() | {Slot(*key) for key in applied or ()}
+    known = slots.keys() | {Slot(*key) for key in shown.values}
     return [
-        Compared(
-            *slot,
-            *slots.get(slot, NOTHING),
-            None if applied is None else applied.get(slot, Decimal(0)),
-        )
+        Compared(*slot, *slots.get(slot, NOTHING), shown.get(*slot))
         for slot in sorted(known)
         if slot.event_name not in without
     ]

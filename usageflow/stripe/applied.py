@@ -1,16 +1,26 @@
 """What Stripe has, per customer, event name and hour, for people who compare it with the ledger."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import func, select
 
+from usageflow.config import Settings
+from usageflow.db.exact import add
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow, LaneRow, StripeMeterRow, UnitRow, table
+from usageflow.errors import DeliveryError
 from usageflow.periods import HOUR
+from usageflow.stripe.access import AccountAccess
+from usageflow.stripe.accounts import Refused
 from usageflow.stripe.client import StripeGateway
+
+Applied: TypeAlias = Mapping[tuple[str, str, datetime], Decimal]
+"""By customer, event name and UTC hour: the value Stripe shows; hours without are left out."""
 
 
 class Sent(NamedTuple):
@@ -43,12 +53,48 @@ def sent(tx: Tx, account_id: str) -> list[Sent]:
     return [Sent(*row) for row in rows]
 
 
-def applied(
-    gateway: StripeGateway, pairs: Iterable[Sent]
-) -> Mapping[tuple[str, str, datetime], Decimal]:
-    """By customer, event name and UTC hour: the value Stripe shows; hours without are left out.
+class Shown:
+    """What Stripe shows of all accounts together, as far as it was asked and answered."""
 
-    Reads once per pair (and hundred hours). Raises DeliveryError if Stripe cannot be asked.
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str, datetime], Decimal] = {}
+        self._asked: dict[tuple[str, str], list[tuple[Sent, bool]]] = defaultdict(list)
+
+    def add(self, pairs: Iterable[Sent], found: Applied | None) -> None:
+        """What an account showed of its pairs; None if it showed nothing."""
+        for pair in pairs:
+            self._asked[pair.customer, pair.event_name].append((pair, found is not None))
+        for key, value in (found or {}).items():
+            self.values[key] = add(self.values.get(key, Decimal(0)), value)
+
+    def get(self, customer: str, event_name: str, hour: datetime) -> Decimal | None:
+        """What Stripe has of it; None where it was not asked, or one account did not answer."""
+        asked = [
+            answered
+            for pair, answered in self._asked.get((customer, event_name), ())
+            if pair.first <= hour <= pair.last
+        ]
+        known = bool(asked) and all(asked)
+        return self.values.get((customer, event_name, hour), Decimal(0)) if known else None
+
+
+def ask(
+    settings: Settings, reached: AccountAccess | Refused, pairs: Iterable[Sent]
+) -> Applied | str:
+    """What an account shows of its pairs, or why it shows nothing."""
+    if isinstance(reached, Refused):
+        return reached.reason
+    try:
+        with closing(reached.gateway(settings)) as gateway:
+            return applied(gateway, pairs)
+    except DeliveryError as error:
+        return str(error)
+
+
+def applied(gateway: StripeGateway, pairs: Iterable[Sent]) -> Applied:
+    """What Stripe shows of these pairs; one read for each (and each hundred hours).
+
+    Raises DeliveryError if Stripe cannot be asked.
     """
     found: dict[tuple[str, str, datetime], Decimal] = {}
     for pair in pairs:
@@ -56,5 +102,5 @@ def applied(
             pair.meter_id, pair.stripe_customer_id, pair.first, pair.last + HOUR, "hour"
         ):
             key = (pair.customer, pair.event_name, hour)
-            found[key] = found.get(key, Decimal(0)) + value
+            found[key] = add(found.get(key, Decimal(0)), value)
     return found
