@@ -2,8 +2,10 @@
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -14,7 +16,7 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from usageflow.api import create_api
-from usageflow.api.stripe_webhooks import BODY_BYTES_MAX, PATH
+from usageflow.api.stripe_webhooks import AT_ONCE, BODY_BYTES_MAX, PATH
 from usageflow.catalog.organizations import default_organization
 from usageflow.config import Settings
 from usageflow.db.session import Database
@@ -30,6 +32,7 @@ from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.emulator.serve import running
 from usageflow.stripe.events import CUSTOMERS
 from usageflow.stripe.identities import whose
+from usageflow.stripe.webhooks_in import Webhooks
 
 KEY = "sk_test_webhooks"
 
@@ -190,6 +193,31 @@ def test_a_stranger_is_told_nothing(server: str) -> None:
         assert answer.json() == {
             "error": {"code": "invalid_signature", "message": "this is no event for us"}
         }
+
+
+@pytest.mark.usefixtures("account_id")
+def test_slow_webhooks_do_not_hold_up_usage(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many wait for Stripe: they have threads of their own, and others have theirs."""
+    busy, go_on = threading.Semaphore(0), threading.Event()
+
+    def wait(*_: object) -> bool:
+        busy.release()
+        return go_on.wait(30)
+
+    monkeypatch.setattr(Webhooks, "take", wait)
+    with (
+        running(create_api(database, Settings())) as url,
+        ThreadPoolExecutor(60) as senders,
+    ):
+        answers = [senders.submit(httpx.post, url + PATH, timeout=30) for _ in range(60)]
+        for _ in range(AT_ONCE):
+            assert busy.acquire(timeout=10)
+        assert httpx.get(f"{url}/readyz", timeout=10).status_code == 200
+        assert not busy.acquire(blocking=False)
+        go_on.set()
+        assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_a_body_is_bounded(server: str) -> None:

@@ -23,8 +23,9 @@ from usageflow.db.tables import (
     StripeWebhookRow,
 )
 from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.stripe.client import WEBHOOK_AGE_S_MAX
 from usageflow.stripe.emulator.remote import RemoteEmulator
-from usageflow.stripe.webhooks_in import Webhooks
+from usageflow.stripe.webhooks_in import Signer, Webhooks, is_fresh
 
 KEYS = base64.b64encode(bytes(32)).decode()
 GIVEN = "whsec_given"
@@ -144,6 +145,85 @@ def test_what_is_not_signed_by_stripe_is_not_taken(
     for body, signature in ((b"{}", ""), (b"\xff", "t=1,v1=x"), (b"no event", header)):
         assert not webhooks.take(body, signature)
     assert changed == []
+
+
+def test_what_no_secret_can_have_signed_opens_none(
+    database: Database, own: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a signature, with a misshapen one or an old one, nothing is read or opened."""
+    add_endpoint(database, own, "whsec_ours")
+    webhooks = Webhooks(database, settings, lambda _: None)
+    opened: list[str] = []
+    monkeypatch.setattr(Keyring, "open", lambda *given: opened.append(str(given)))
+    old = int(time.time()) - WEBHOOK_AGE_S_MAX - 1
+    for header in (
+        "",
+        "t=,v1=",
+        f"t={int(time.time())}",
+        f"t={int(time.time())},v1=zz",
+        f"t={'9' * 5_000},v1={'0' * 64}",
+        stripe_sdk.WebhookSignature.generate_signature_header("{}", "whsec_ours", old),
+    ):
+        assert not webhooks.take(b"{}", header)
+    assert opened == []
+
+
+@pytest.mark.parametrize(
+    ("signature", "fresh"),
+    [
+        (f"t=1000,v1={'0' * 64}", True),
+        (f"t=1000,v0=ff,v1={'0' * 64},v1={'1' * 64}", True),
+        (f"v1={'0' * 64},t=1000", True),
+        (f"t=999,v1={'0' * 64}", False),
+        (f"t=-1000,v1={'0' * 64}", False),
+        (f"xt=1000,v1={'0' * 64}", False),
+        (f"t=1000,v1={'0' * 63}", False),
+        (f"t=1000,v1={'0' * 65}", False),
+    ],
+    ids=["usual", "several", "reversed", "old", "negative", "other", "short", "long"],
+)
+def test_the_form_of_a_signature(signature: str, fresh: bool) -> None:  # noqa: FBT001 - a case
+    """Stripe signs again at each attempt, so an old one is a replay."""
+    assert is_fresh(signature, 1_000.0 + WEBHOOK_AGE_S_MAX) is fresh
+
+
+def test_one_secret_that_no_key_opens_keeps_no_other_from_speaking(
+    database: Database, own: str, post: Post, changed: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of once, and used as soon as it is sealed anew."""
+    add_endpoint(database, own, "whsec_ours")
+    with database.transaction() as tx:
+        row = tx.session.exec(select(StripeWebhookRow)).one()
+        row.secret, sealed = "v1.lost.key", row.secret
+    assert post()
+    assert not post(secret="whsec_ours")
+    assert changed == [own]
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert told.startswith("webhooks of we_1 are refused: ")
+    with database.transaction() as tx:
+        tx.session.exec(select(StripeWebhookRow)).one().secret = sealed
+    assert post(secret="whsec_ours")
+
+
+def test_a_secret_is_opened_once(
+    database: Database, own: str, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until its row changes; one whose row is gone speaks no more, and none is ever shown."""
+    opened: list[str] = []
+    real = Keyring.open
+
+    def counted(self: Keyring, sealed: str, place: Place) -> str:
+        opened.append(sealed)
+        return real(self, sealed, place)
+
+    monkeypatch.setattr(Keyring, "open", counted)
+    add_endpoint(database, own, "whsec_ours")
+    assert [post(secret="whsec_ours") for _ in range(3)] == [True] * 3
+    assert len(opened) == 1
+    with database.transaction() as tx:
+        tx.session.delete(tx.session.exec(select(StripeWebhookRow)).one())
+    assert not post(secret="whsec_ours")
+    assert "whsec" not in repr(Signer("whsec_ours", own))
 
 
 def test_others_accounts_and_modes_are_ignored(

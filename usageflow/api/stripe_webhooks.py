@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +21,8 @@ from usageflow.stripe.webhooks_in import Webhooks
 PATH: Final = "/stripe/webhooks"
 BODY_BYTES_MAX: Final = 524_288
 """Far above what we ask for: the metadata of a customer have 27,000 characters at most."""
+AT_ONCE: Final = 8
+"""Events dealt with at once, in threads of their own: some wait for Stripe, and usage must not."""
 
 logger = logging.getLogger("usageflow.api")
 
@@ -35,6 +37,7 @@ class StripeWebhooks:
         on_meters: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._webhooks = Webhooks(db, settings, on_meters)
+        self._threads = CapacityLimiter(AT_ONCE)
 
     def routes(self) -> list[Route]:
         """The address with its path."""
@@ -49,7 +52,9 @@ class StripeWebhooks:
                 return Problem(413, "body_too_large", "no event is so large").response()
         signature = request.headers.get("stripe-signature", "")
         try:
-            genuine = await run_in_threadpool(self._webhooks.take, bytes(body), signature)
+            genuine = await to_thread.run_sync(
+                self._webhooks.take, bytes(body), signature, limiter=self._threads
+            )
         except DeliveryError as error:
             logger.warning("a webhook is to come again: %s", error)
             return Problem(503, "stripe_unavailable", "not now; send it again later").response()

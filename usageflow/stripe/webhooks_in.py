@@ -6,9 +6,12 @@ event names. What follows from an event is `events`'s.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from dataclasses import dataclass, field
+from typing import Final
 
 from sqlmodel import select
 
@@ -16,10 +19,10 @@ from usageflow.catalog.secrets import Keyring, Place
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
 from usageflow.db.tables import StripeAccountRow, StripeWebhookRow
-from usageflow.errors import DeliveryError
+from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe.access import access
 from usageflow.stripe.accounts import OWN, Refused, accounts
-from usageflow.stripe.client import StripeGateway, parse_webhook
+from usageflow.stripe.client import WEBHOOK_AGE_S_MAX, StripeGateway, parse_webhook
 from usageflow.stripe.events import AccountEvents
 from usageflow.stripe.inbound import InboundEvent
 
@@ -27,14 +30,18 @@ ASK_TIMEOUT_S: Final = 5.0
 """Longest wait for Stripe's answer while it waits for ours."""
 TOLD_MAX: Final = 100
 """Accounts that are not ours and were told of in the log; nobody needs more."""
+_SIGNED_AT: Final = re.compile(r"(?:^|,)t=([0-9]{1,12})(?=,|$)")
+_SIGNED: Final = re.compile(r"(?:^|,)v1=[0-9a-f]{64}(?=,|$)")
+"""A SHA-256 in hexadecimal; docs.stripe.com/webhooks/signature."""
 
 logger = logging.getLogger("usageflow.stripe")
 
 
-class Signer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Signer:
     """A secret, and the one account it speaks for; None: any."""
 
-    secret: str
+    secret: str = field(repr=False)
     account_id: str | None
 
 
@@ -46,6 +53,8 @@ class Webhooks:
         self._settings = settings
         self._keyring = Keyring.read(settings.encryption_keys)
         self._on_meters = on_meters
+        self._opened: Mapping[tuple[str, str], str | None] = {}
+        """Stored secrets by id and sealed secret; None: no key of ours opens it."""
         self._told: set[tuple[str | None, bool]] = set()
 
     def take(self, raw: bytes, signature: str) -> bool:
@@ -53,6 +62,8 @@ class Webhooks:
 
         Raises DeliveryError or DatabaseError if it must come again.
         """
+        if not is_fresh(signature, time.time()):
+            return False
         with self._db.reading() as tx:
             signers = self._signers(tx)
         for signer in signers:
@@ -77,11 +88,28 @@ class Webhooks:
         given = (self._settings.stripe_webhook_secrets or "").split(",")
         signers = [Signer(secret.strip(), None) for secret in given if secret.strip()]
         kinds = {row.id: row.kind for row in accounts(tx)}
-        for row in tx.session.exec(select(StripeWebhookRow)):
-            secret = self._keyring.open(row.secret, Place.of(row))
-            own = kinds[row.account_id] == OWN
-            signers.append(Signer(secret, row.account_id if own else None))
+        rows = tx.session.exec(select(StripeWebhookRow)).all()
+        self._opened = opened = self._open(rows)
+        for row in rows:
+            secret, own = opened[row.id, row.secret], kinds[row.account_id] == OWN
+            if secret is not None:
+                signers.append(Signer(secret, row.account_id if own else None))
         return signers
+
+    def _open(self, rows: Sequence[StripeWebhookRow]) -> Mapping[tuple[str, str], str | None]:
+        """The stored secrets, each opened once; one that no key opens is told of and left out."""
+        before, opened = self._opened, dict[tuple[str, str], str | None]()
+        for row in rows:
+            key = row.id, row.secret
+            if key in before:
+                opened[key] = before[key]
+                continue
+            try:
+                opened[key] = self._keyring.open(row.secret, Place.of(row))
+            except ConfigurationError as error:
+                opened[key] = None
+                logger.warning("webhooks of %s are refused: %s", row.endpoint_id, error)
+        return opened
 
     @contextmanager
     def _reach(self, account_id: str) -> Iterator[StripeGateway]:
@@ -107,6 +135,14 @@ class Webhooks:
                 event.account or "one's own account",
                 "live" if event.livemode else "test",
             )
+
+
+def is_fresh(signature: str, now_s: float) -> bool:
+    """Whether a `Stripe-Signature` has the form of one, and of a time that may still be taken."""
+    at = _SIGNED_AT.search(signature)
+    if at is None or _SIGNED.search(signature) is None:
+        return False
+    return int(at[1]) >= now_s - WEBHOOK_AGE_S_MAX
 
 
 def account_of(tx: Tx, event: InboundEvent, signer: Signer) -> str | None:
