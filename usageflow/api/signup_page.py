@@ -112,10 +112,15 @@ usageflow proxy --upstream http://127.0.0.1:9000 \\
     )
 
 
-def message_page(title: str, *sentences: str) -> str:
-    """A page that only says something."""
+def message_page(title: str, *sentences: str, button: str | None = None) -> str:
+    """A page that only says something; its button posts to the address of the page."""
     paragraphs = "".join(f"<p>{escape(sentence)}</p>\n" for sentence in sentences)
-    return _page(title, f"<h1>{escape(title)}</h1>\n{paragraphs}")
+    form = (
+        ""
+        if button is None
+        else f'<form method="post"><button type="submit">{escape(button)}</button></form>\n'
+    )
+    return _page(title, f"<h1>{escape(title)}</h1>\n{paragraphs}{form}")
 
 
 def _field(

@@ -1,20 +1,23 @@
 """Connecting a Stripe account in the browser: to Stripe with a link's ticket, and back with a code.
 
-A few sentences as HTML; no scripts, nothing loaded, nothing stored. What may be connected to whom
-is decided in `usageflow.stripe`.
+A few sentences as HTML; no scripts, nothing loaded, nothing stored. To open the link changes
+nothing, since scanners of mail open links, too: its button does. What may be connected to whom is
+decided in `usageflow.stripe`.
 """
 
 import logging
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from usageflow.api.signup import foreign
 from usageflow.api.signup_page import STYLE_SOURCE, message_page
 from usageflow.config import Settings
 from usageflow.db.session import Database
-from usageflow.errors import ConfigurationError, DeliveryError
+from usageflow.errors import ConfigurationError, DatabaseError, DeliveryError
 from usageflow.stripe import connect
 from usageflow.stripe.access import platform_key
 from usageflow.stripe.accounts import Refused
@@ -24,12 +27,13 @@ COOKIE_PATH: Final = "/stripe"
 TOLD_CHARS_MAX: Final = 200
 """How much of Stripe's words for an error is shown."""
 ANEW: Final = "Run `usageflow stripe connect` where the server runs; it prints a new link."
+_POLICY: Final = (
+    f"default-src 'none'; style-src {STYLE_SOURCE}; base-uri 'none'; frame-ancestors 'none'; "
+    "form-action "
+)
 _HEADERS: Final = {
     "cache-control": "no-store",
-    "content-security-policy": (
-        f"default-src 'none'; style-src {STYLE_SOURCE}; form-action 'none'; base-uri 'none'; "
-        f"frame-ancestors 'none'"
-    ),
+    "content-security-policy": f"{_POLICY}'none'",
     "referrer-policy": "no-referrer",  # ticket, state and code are in addresses
     "x-content-type-options": "nosniff",
 }
@@ -45,25 +49,40 @@ class StripeConnectPages:
         self._settings = settings
 
     def routes(self) -> list[Route]:
-        """Both with their paths. Not for HEAD: who only looks at a link must not use it up."""
-        routes = [
-            Route(connect.BEGIN_PATH, self.begin, methods=["GET"]),
-            Route(connect.CALLBACK_PATH, self.finish, methods=["GET"]),
+        """Both with their paths. Who only looks (HEAD) at the way back must not use it up."""
+        back = Route(connect.CALLBACK_PATH, self.finish, methods=["GET"])
+        back.methods = {"GET"}
+        return [
+            Route(connect.BEGIN_PATH, self.offer, methods=["GET"]),
+            Route(connect.BEGIN_PATH, self.begin, methods=["POST"]),
+            back,
         ]
-        for route in routes:
-            route.methods = {"GET"}
-        return routes
+
+    def offer(self, request: Request) -> Response:
+        """Say what the link is for, with a button that uses it up."""
+        if refused := self._refused():
+            return refused
+        organization = connect.offered(self._db, request.query_params.get("ticket", ""))
+        if organization is None:
+            return _no_link()
+        page = message_page(
+            f"Connect your Stripe account to {organization}",
+            "Stripe asks you to log in and to choose an account. From then on the usage of "
+            f"{organization} is sent to it.",
+            button="Continue to Stripe",
+        )
+        return HTMLResponse(page, headers={**_HEADERS, "content-security-policy": self._policy()})
 
     def begin(self, request: Request) -> Response:
         """Send the owner to Stripe, with a state that only this browser can bring back."""
-        try:
-            platform_key(self._settings)
-        except ConfigurationError as error:
-            return _page(404, "Accounts cannot be connected here", _sentence(str(error)))
+        if refused := self._refused():
+            return refused
+        if foreign(request.headers):
+            why = "Open the link again, and continue from there."
+            return _page(403, "This came from another site", why)
         begun = connect.begin(self._db, request.query_params.get("ticket", ""))
         if begun is None:
-            why = "It was used already, or is older than 15 minutes."
-            return _page(404, "This link does not work", why, ANEW)
+            return _no_link()
         response = RedirectResponse(
             connect.authorize_url(self._settings, begun.state), status_code=303, headers=_HEADERS
         )
@@ -96,9 +115,33 @@ class StripeConnectPages:
             return _denied(asked.get("error", ""), asked.get("error_description", ""))
         return self._connected(organization_id, asked["code"])
 
+    def _refused(self) -> Response | None:
+        """The answer if there is no platform."""
+        try:
+            platform_key(self._settings)
+        except ConfigurationError as error:
+            return _page(404, "Accounts cannot be connected here", _sentence(str(error)))
+        return None
+
+    def _policy(self) -> str:
+        """Browsers hold every redirect that follows a form to this, those of Stripe, too."""
+        base = urlsplit(self._settings.stripe_api_base or "")
+        other = f" {base.scheme}://{base.netloc}" if base.netloc else ""
+        return f"{_POLICY}'self' https:{other}"
+
     def _connected(self, organization_id: str, code: str) -> Response:
         try:
             account = connect.complete(self._db, self._settings, organization_id, code)
+        except DatabaseError as error:
+            logger.warning("a Stripe account is connected and could not be noted: %s", error)
+            return _page(
+                503,
+                "Your account was not connected",
+                "Stripe has agreed, but it could not be noted here: the database does not answer. "
+                "No usage is sent to it. Connect it once more in a while; a second time does no "
+                "harm.",
+                ANEW,
+            )
         except DeliveryError as error:
             logger.warning("a Stripe account was perhaps not connected: %s", error)
             return _page(
@@ -124,6 +167,11 @@ class StripeConnectPages:
             "Your account is connected",
             f"From now on usage is sent to {account}. You can close this page.",
         )
+
+
+def _no_link() -> Response:
+    why = "It was used already, or is older than 15 minutes."
+    return _page(404, "This link does not work", why, ANEW)
 
 
 def _denied(error: str, description: str) -> Response:

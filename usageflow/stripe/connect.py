@@ -17,7 +17,7 @@ from sqlmodel import col, delete, update
 
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
-from usageflow.db.tables import OauthStateRow, StripeAccountRow
+from usageflow.db.tables import OauthStateRow, OrganizationRow, StripeAccountRow
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts
 from usageflow.stripe.access import platform, platform_key
@@ -78,6 +78,19 @@ def link(tx: Tx, settings: Settings, organization_id: str) -> str:
     return f"{public_url(settings)}{BEGIN_PATH}?{urlencode({'ticket': ticket})}"
 
 
+def offered(db: Database, ticket: str) -> str | None:
+    """What the organization is called that a ticket connects an account to; None if it is used up.
+
+    A look uses nothing up: scanners of mail open links as well.
+    """
+    with db.reading() as tx:
+        row = tx.session.get(OauthStateRow, _hash(ticket))
+        if row is None or not _is_good(tx, row, NO_SESSION):
+            return None
+        organization = tx.session.get_one(OrganizationRow, row.organization_id)
+        return organization.display_name or organization.name
+
+
 def begin(db: Database, ticket: str) -> Begun | None:
     """Use a ticket up and begin a connection; None if it is good for none."""
     if not _is_open(db, ticket, NO_SESSION):
@@ -109,8 +122,9 @@ def authorize_url(settings: Settings, state: str) -> str:
 def complete(db: Database, settings: Settings, organization_id: str, code: str) -> str | Refused:
     """Exchange the code, once, and send the organization's usage to the account: its `acct_...`.
 
-    Raises DeliveryError if Stripe does not say that it is connected, which it may be all the same.
-    To begin anew does no harm; to use the code again would end the connection.
+    Raises DeliveryError if Stripe does not say that it is connected, and DatabaseError if that
+    cannot be noted; it may be connected all the same. To begin anew does no harm; to use the code
+    again would end the connection.
     """
     with closing(platform(settings)) as gateway:
         told, ours = gateway.exchange_code(code), gateway.livemode
@@ -164,12 +178,11 @@ def _is_open(db: Database, token: str, session_hash: str) -> bool:
     """Whether it can be used: who only guesses does not make the database write."""
     with db.reading() as tx:
         row = tx.session.get(OauthStateRow, _hash(token))
-        return (
-            row is not None
-            and row.session_hash == session_hash
-            and row.used_at is None
-            and tx.now < row.expires_at
-        )
+        return row is not None and _is_good(tx, row, session_hash)
+
+
+def _is_good(tx: Tx, row: OauthStateRow, session_hash: str) -> bool:
+    return row.session_hash == session_hash and row.used_at is None and tx.now < row.expires_at
 
 
 def _use(tx: Tx, token: str, session_hash: str) -> str | None:
