@@ -81,13 +81,22 @@ class Way:
         self.database = database
         self.clock = clock
         self.emulator = emulator
-        self.gateway = StripeGateway(KEY, base=emulator.url, timeout_s=5)
+        self.gateway = self.of_our_time(StripeGateway(KEY, base=emulator.url, timeout_s=5))
         self.forwarders: list[Forwarder] = []
         self.meters: Meters
         self._numbers = itertools.count(1)
         with database.transaction() as tx:
             self.organization_id = default_organization(tx)
             self.account_id = accounts.ensure_own(tx, self.organization_id, livemode=False)
+
+    def of_our_time(self, gateway: StripeGateway) -> StripeGateway:
+        """The gateway, by whose clocks it is as late as by the database's."""
+
+        def seconds() -> float:
+            return self.clock.now.timestamp()
+
+        gateway._wire._clock = gateway._wire._steady = seconds
+        return gateway
 
     def forwarder(
         self,
@@ -98,7 +107,7 @@ class Way:
         **options: Any,
     ) -> Forwarder:
         """One more forwarder, which knows the meters; they are `self.meters` afterwards."""
-        gateway = gateway or self.gateway
+        gateway = self.of_our_time(gateway or self.gateway)
         self.meters = meters = Meters(self.database, self.account_id, gateway)
         limits = {"concurrency": 4, "resend_s_max": 72_000, "lease_s": 60, "stop_s_max": 10}
         made = Forwarder(

@@ -12,12 +12,24 @@ from email.utils import parsedate_to_datetime
 from usageflow.forwarding.transport import Answer, Lost, Pool
 
 
+def boot_time_s() -> float:
+    """A clock that nobody can set, and that goes on while the machine sleeps (Linux)."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class Wire:
     """A pool that looks at what goes through it. Safe to use from several threads."""
 
-    def __init__(self, pool: Pool, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = boot_time_s,
+    ) -> None:
         self._pool = pool
         self._clock = clock
+        self._steady = steady
         self._lock = threading.Lock()
         self._last_date: tuple[str, float] | None = None
         self._reads = 0
@@ -29,11 +41,15 @@ class Wire:
 
     @property
     def clock_skew_s(self) -> float:
-        """How far their clock was ahead of ours at the last answer, to the second; 0 before one."""
+        """How far their clock is ahead of ours now, to the second; 0 before the first answer.
+
+        Their time goes on with a clock that nobody can set: so it is known at once when ours is.
+        """
         if self._last_date is not None:
-            text, ours = self._last_date
+            text, then_s = self._last_date
             with suppress(ValueError):
-                return parsedate_to_datetime(text).timestamp() - ours
+                theirs_s = parsedate_to_datetime(text).timestamp() + self._steady() - then_s
+                return round(theirs_s - self._clock(), 3)
         return 0.0
 
     def request(
@@ -45,7 +61,7 @@ class Wire:
                 self._reads += 1
         answer = self._pool.request(method, url, headers, body)
         if isinstance(answer, Answer) and (date := answer.headers.get("date")):
-            self._last_date = date, self._clock()
+            self._last_date = date, self._steady()
         return answer
 
     def close(self) -> None:
