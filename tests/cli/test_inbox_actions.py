@@ -179,3 +179,31 @@ def test_options_go_behind_the_action(run: Run, url: str) -> None:
     status, _, err = run("inbox", "--database", url, "retry", "--code", "x")
     assert status == 2
     assert "options go behind 'retry'" in err
+
+
+def test_detach_takes_back_what_attach_said(run: Run, url: str, emulator: RemoteEmulator) -> None:
+    """Once; nobody else's identity is touched."""
+    (customer,) = emulator.seed([{}])
+    run("inbox", "attach", "account_id", "parked", customer, "--database", url)
+    words = ("inbox", "detach", "account_id", "parked", "--database", url)
+    told = "account_id parked is whose Stripe's metadata say, from now on\n"
+    assert run(*words) == (0, told, "")
+    again = run(*words)
+    assert (again.status, again.err) == (
+        1,
+        "usageflow: account_id parked is attached to no customer\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [("account_id", "a", "x"), ("account_id", "a", "../x"), ("account_id", "", "cus_1")]
+)
+def test_what_is_no_identity_or_customer_is_refused(
+    run: Run, url: str, emulator: RemoteEmulator, words: tuple[str, ...]
+) -> None:
+    """In a sentence; Stripe is not asked."""
+    status, out, err = run("inbox", "attach", *words, "--database", url)
+    assert (status, out) == (1, "")
+    assert err.startswith("usageflow: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err

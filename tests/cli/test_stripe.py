@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.organizations import default_organization, required
 from usageflow.catalog.policies import publish
 from usageflow.cli.stripe_status import _text as shown
 from usageflow.db.session import Database
@@ -109,18 +110,19 @@ def test_a_key_is_stored_and_removed(
     environ(encryption_keys=KEYS)
     typed(monkeypatch, f"{KEY}\n")
     status, out, err = run("stripe", "key", "set")
-    assert (status, err) == (0, "")
-    assert out.startswith("stored the test key of acct_")
+    assert status == 0
+    assert re.fullmatch(r"stored the test key of acct_\w+\n", out), "an id is no name as well"
+    assert "the same USAGEFLOW_ENCRYPTION_KEYS" in err
     status, out, _ = run("stripe", "status")
     assert out.startswith("own account (test mode): active\n")
     assert run("stripe", "key", "remove").out == "removed; what was not sent yet is kept\n"
     assert (
-        "own account (test mode): deauthorized, its key was removed" in run("stripe", "status").out
+        "own account (test mode): deauthorized: its key was removed" in run("stripe", "status").out
     )
     again = run("stripe", "key", "remove")
     assert (again.status, again.err) == (
         1,
-        "usageflow: this organization has no account of its own\n",
+        "usageflow: this organization has no key of its own to remove\n",
     )
 
 
@@ -185,7 +187,7 @@ def test_an_account_is_connected_and_disconnected(
     status, out, err = run("stripe", "disconnect")
     assert (status, out) == (0, "disconnected acct_1; what was not sent yet is kept\n")
     assert "Stripe did not confirm it" in err
-    assert "acct_1 (test mode): deauthorized, it was disconnected" in run("stripe", "status").out
+    assert "acct_1 (test mode): deauthorized: it was disconnected" in run("stripe", "status").out
 
 
 def test_a_connection_of_the_emulator_ends_on_both_sides(
@@ -278,12 +280,42 @@ def test_webhooks_are_made_listed_and_removed(
     ids = [line.split()[0] for line in listed.splitlines()[2:]]
     assert len(ids) == 2
     status, out, err = run("stripe", "webhooks", "remove", ids[0])
-    assert (status, out) == (0, f"removed {ids[0]}\n")
-    assert "dashboard" in err
+    assert (status, out, err) == (0, f"removed {ids[0]}\n", "")
     assert run("stripe", "webhooks", "remove", ids[0]).err == (
         f"usageflow: there is no webhook {ids[0]!r}; see `usageflow stripe webhooks list`\n"
     )
     assert ids[0] not in run("stripe", "webhooks", "list").out
+    environ(stripe_api_key=None)
+    status, out, err = run("stripe", "webhooks", "remove", ids[1])
+    assert (status, out) == (0, f"removed {ids[1]}\n")
+    assert "Stripe did not delete it (there is no key for it here" in err
+
+
+def test_webhooks_of_the_platform_are_every_organizations(
+    run: Run, db: Database, environ: Callable[..., None]
+) -> None:
+    """Each sees them as such, and ends them for all only with --yes."""
+    environ(stripe_api_key=KEY, stripe_client_id="ca_1", encryption_keys=KEYS)
+    run("organizations", "create", "acme")
+    with db.transaction() as tx:
+        accounts.connect(tx, required(tx, "acme"), "acct_1", livemode=False)
+    assert run("stripe", "webhooks", "create", "--organization", "acme").status == 0
+    for organization in ("acme", "default"):
+        lines = run("stripe", "webhooks", "list", "--organization", organization).out.splitlines()
+        assert [line.split()[2:4] for line in lines[2:]] == [["every", "organization"]] * 2
+    name = lines[-1].split()[0]
+    status, out, err = run("stripe", "webhooks", "remove", name)
+    assert (status, out) == (1, "")
+    assert "ends it for every organization; say --yes" in err
+    assert run("stripe", "webhooks", "remove", name, "--yes").out == f"removed {name}\n"
+    listed = run("stripe", "webhooks", "list", "--organization", "acme").out
+    assert len(listed.splitlines()) == 3
+
+
+def test_status_changes_no_schema(run: Run, environ: Callable[..., None], tmp_path: Path) -> None:
+    """A look must not migrate what an older server works on."""
+    (tmp_path / "fresh.db").touch()
+    assert "run `usageflow migrate`" in run("stripe", "status").err
 
 
 def test_status_of_nothing(run: Run, db: Database) -> None:
@@ -305,19 +337,25 @@ def test_status_asks_stripe_only_when_told(
     before = emulator.state()["accounts"][0]["calls"]
     assert "Stripe says" not in run("stripe", "status").out
     assert emulator.state()["accounts"][0]["calls"] == before
-    out = run("stripe", "status", "--live").out
+    status, out, _ = run("stripe", "status", "--live")
+    assert status == 0
     assert "  Stripe says  acct_" in out
     assert "s from ours" in out
     assert "calls       sum      active" in out
     emulator.fault("status", route="/v1/account", status=401)
-    assert "Stripe says  Stripe: " in run("stripe", "status", "--live").out
+    status, out, _ = run("stripe", "status", "--live")
+    assert status == 1
+    assert "Stripe says  Stripe: " in out
+    emulator.fault("status", route="/v1/account", status=500)
+    assert run("stripe", "status", "--live", "--json").status == 1
 
 
 def test_status_without_a_key_says_so(run: Run, own: str, environ: Callable[..., None]) -> None:
     """Asked live, too."""
     environ(stripe_api_key=None)
-    out = run("stripe", "status", "--live").out
-    assert "own account (test mode): active, there is no key for it here" in out
+    status, out, _ = run("stripe", "status", "--live")
+    assert status == 1
+    assert "own account (test mode): active, but nothing is sent: there is no key" in out
     assert "Stripe says  there is no key for it here" in out
     assert "there is no key for it here" in run("stripe", "sync-meters").err
 
@@ -419,5 +457,7 @@ def test_status_says_how_far_behind_it_is(lag_s: float | None, words: str) -> No
     text = shown(one)
     assert f"{words}; units: 2 sealed, 1 parked" in text
     assert "drift        1.50 in 2 hours" in text
+    assert "drift        1.50 in 1 hour\n" in shown(replace(one, drifts=1))
+    assert "units: none on their way" in shown(replace(one, units={}))
     assert "late" not in text
     assert "late         3 units" in shown(replace(one, late=3))

@@ -1,21 +1,21 @@
-"""A key of one's own: looked at before it is stored."""
+"""A key of one's own: looked at before it is stored, and removed."""
 
 import base64
 
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 
 from usageflow.catalog.audit import CLI
 from usageflow.catalog.organizations import default_organization
 from usageflow.config import Settings
 from usageflow.db.session import Database
-from usageflow.db.tables import StripeAccountRow
+from usageflow.db.tables import AuditRow, StripeAccountRow
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts
 from usageflow.stripe.access import accounts_to_serve
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.meters import Meters
-from usageflow.stripe.own_key import store
+from usageflow.stripe.own_key import remove, store
 
 
 @pytest.fixture
@@ -96,6 +96,20 @@ def test_a_key_of_another_account_is_refused(
     store(database, settings, organization, renewed, actor=CLI)
     (served,) = accounts_to_serve(database, settings)
     assert served.api_key == renewed
+
+
+def test_a_key_is_removed_once(
+    database: Database, settings: Settings, organization: str, emulator: RemoteEmulator
+) -> None:
+    """And that it was is noted, by whom."""
+    store(database, settings, organization, emulator.api_key, actor=CLI)
+    with database.transaction() as tx:
+        assert remove(tx, organization, actor="ada")
+        assert not remove(tx, organization, actor="ada")
+        noted = tx.session.exec(select(AuditRow).order_by(col(AuditRow.seq).desc())).first()
+        assert noted is not None
+        assert (noted.actor, noted.action, noted.subject) == ("ada", "stripe.key.remove", "own")
+    assert accounts_to_serve(database, settings) == []
 
 
 def test_a_key_that_cannot_be_kept_is_not_tried(

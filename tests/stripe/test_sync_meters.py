@@ -5,16 +5,22 @@ from typing import Any
 
 import pytest
 import stripe as stripe_sdk
+from sqlmodel import col, select
 
+from usageflow.catalog.audit import CLI
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import publish
 from usageflow.db.session import Database
+from usageflow.db.tables import AuditRow
 from usageflow.errors import DeliveryError
 from usageflow.policies import Policy
+from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.meter_events import Meter
 from usageflow.stripe.sync_meters import Step, Wanted, apply, event_names, plan, wanted
+
+Own = tuple[str, StripeGateway]
 
 
 def policy(name: str, event_name: str | None, **changes: Any) -> Policy:
@@ -102,10 +108,18 @@ def test_of_two_meters_none_is_chosen() -> None:
     assert step.reason.endswith("mtr_1, mtr_2")
 
 
+@pytest.fixture
+def own(database: Database, gateway: StripeGateway) -> Own:
+    """The id of the organization's own account, and Stripe as it sees it."""
+    with database.transaction() as tx:
+        return accounts.ensure_own(tx, default_organization(tx), livemode=False), gateway
+
+
 def test_the_plan_is_done_and_nothing_else(
-    gateway: StripeGateway, emulator: RemoteEmulator, sdk: stripe_sdk.StripeClient
+    database: Database, emulator: RemoteEmulator, sdk: stripe_sdk.StripeClient, own: Own
 ) -> None:
-    """Afterwards all is as it should be, but for what only a person can decide."""
+    """Afterwards all is as it should be, but for what only a person can decide; and it is noted."""
+    account_id, gateway = own
     emulator.seed(meters=["tokens", "unwanted", {"event_name": "counted", "formula": "count"}])
     by_name = {meter.event_name: meter.meter_id for meter in gateway.list_meters()}
     for name in ("tokens", "unwanted"):
@@ -113,7 +127,7 @@ def test_the_plan_is_done_and_nothing_else(
     counted = Wanted(event_name="counted", policies=("c",), counts=False)
     steps = plan([CALLS, TOKENS, counted], gateway.list_meters())
     assert [step.state for step in steps] == ["missing", "inactive", "unusable"]
-    done = apply(gateway, steps)
+    done = apply(database, account_id, gateway, steps, actor=CLI)
     assert [(meter.event_name, meter.formula, meter.status) for meter in done] == [
         ("calls", "sum", "active"),
         ("tokens", "sum", "active"),
@@ -127,11 +141,22 @@ def test_the_plan_is_done_and_nothing_else(
     }
     after = plan([CALLS, TOKENS, counted], meters)
     assert [step.state for step in after] == ["ok", "ok", "unusable"]
-    assert apply(gateway, after) == []
+    assert apply(database, account_id, gateway, after, actor=CLI) == []
+    with database.reading() as tx:
+        noted = tx.session.exec(select(AuditRow).order_by(col(AuditRow.seq))).all()
+        assert [(row.actor, row.action, row.subject) for row in noted] == [
+            (CLI, "stripe.meter.create", "calls"),
+            (CLI, "stripe.meter.reactivate", "tokens"),
+        ]
+        assert done[0].meter_id in str(noted[0].after)
 
 
-def test_a_meter_that_somebody_else_made_meanwhile_is_told(gateway: StripeGateway) -> None:
-    """The event name is taken; a new plan sees whose it is."""
+def test_a_meter_that_somebody_else_made_meanwhile_is_told(database: Database, own: Own) -> None:
+    """The event name is taken; a new plan sees whose it is. What was done before is noted."""
+    account_id, gateway = own
     gateway.create_meter("calls", display_name="calls")
     with pytest.raises(DeliveryError, match="calls"):
-        apply(gateway, [Step(wanted=CALLS, state="missing")])
+        steps = [Step(wanted=one, state="missing") for one in (TOKENS, CALLS)]
+        apply(database, account_id, gateway, steps, actor=CLI)
+    with database.reading() as tx:
+        assert tx.session.exec(select(AuditRow.subject)).all() == ["tokens"]

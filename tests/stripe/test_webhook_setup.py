@@ -10,7 +10,7 @@ import stripe as stripe_sdk
 from sqlmodel import col, select
 
 from usageflow.catalog.audit import CLI
-from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.organizations import default_organization, organization
 from usageflow.catalog.secrets import Keyring, Place
 from usageflow.config import Settings
 from usageflow.db.session import Database
@@ -20,6 +20,7 @@ from usageflow.stripe import accounts
 from usageflow.stripe.client import parse_webhook
 from usageflow.stripe.emulator.remote import RemoteEmulator
 from usageflow.stripe.events import DEAUTHORIZED, SNAPSHOTS
+from usageflow.stripe.inbound import Endpoint
 from usageflow.stripe.webhook_setup import (
     THIN_EVENTS,
     bringing,
@@ -193,16 +194,75 @@ def test_live_webhooks_need_https(database: Database, settings: Settings) -> Non
     assert len(create(database, https, own, actor=CLI)) == 2
 
 
-def test_a_webhook_is_forgotten(database: Database, settings: Settings, own: str) -> None:
+def test_a_webhook_is_removed_on_both_sides(
+    database: Database, settings: Settings, own: str, sdk: stripe_sdk.StripeClient
+) -> None:
     """With its secret, and noted; another organization's is not seen."""
-    (first, _) = create(database, settings, own, actor=CLI)
-    with database.transaction() as tx:
-        organization_id = default_organization(tx)
-        assert [row.kind for row in webhooks(tx, organization_id)] == ["snapshot", "thin"]
+    create(database, settings, own, actor=CLI)
+    with database.reading() as tx:
+        organization_id = accounts.accounts(tx)[0].organization_id
+        made = webhooks(tx, organization_id)
         assert webhooks(tx, "other") == []
-        assert not remove(tx, "other", first.endpoint_id, actor=CLI)
-        assert remove(tx, organization_id, first.endpoint_id, actor=CLI)
-        assert not remove(tx, organization_id, first.endpoint_id, actor=CLI)
+    assert [(one.kind, one.for_all) for one in made] == [("snapshot", False), ("thin", False)]
+    for one in (*made, made[0]):
+        assert remove(database, settings, one, actor=CLI) is None
+    assert sdk.v1.webhook_endpoints.list().data == []
+    assert sdk.v2.core.event_destinations.list().data == []
+    with database.reading() as tx:
         done = tx.session.exec(select(AuditRow.action).order_by(col(AuditRow.seq))).all()
-        assert done == ["stripe.webhook.create"] * 2 + ["stripe.webhook.remove"]
+    assert done == ["stripe.webhook.create"] * 2 + ["stripe.webhook.remove"] * 2
+    assert opened(database) == []
+
+
+@pytest.mark.parametrize("kind", ["snapshot", "thin"])
+def test_a_webhook_that_stripe_keeps_is_forgotten_all_the_same(
+    database: Database, settings: Settings, own: str, emulator: RemoteEmulator, kind: str
+) -> None:
+    """What it brings is refused, and who removed it is told why it is still there."""
+    create(database, settings, own, actor=CLI)
+    with database.reading() as tx:
+        organization_id = accounts.accounts(tx)[0].organization_id
+        (one,) = (each for each in webhooks(tx, organization_id) if each.kind == kind)
+    route = "/v1/webhook_endpoints/" if kind == "snapshot" else "/v2/core/event_destinations/"
+    emulator.fault("status", route=f"{route}{one.endpoint_id}", status=403)
+    objection = remove(database, settings, one, actor=CLI)
+    assert objection is not None
+    assert objection.startswith("Stripe: ")
     assert len(opened(database)) == 1
+
+
+def test_without_a_key_a_webhook_is_only_forgotten(
+    database: Database, settings: Settings, own: str
+) -> None:
+    """The key may be gone for ever."""
+    create(database, settings, own, actor=CLI)
+    with database.reading() as tx:
+        (first, _) = webhooks(tx, accounts.accounts(tx)[0].organization_id)
+    keyless = settings.with_changes(stripe_api_key=None)
+    assert "no key for it" in (remove(database, keyless, first, actor=CLI) or "")
+    assert len(opened(database)) == 1
+
+
+def test_those_of_the_platform_are_every_organizations(
+    database: Database, settings: Settings, sdk: stripe_sdk.StripeClient
+) -> None:
+    """Each sees them, and can remove them with the platform's key."""
+    platform = settings.with_changes(stripe_client_id="ca_1")
+    with database.transaction() as tx:
+        default_organization(tx)
+        tx.session.add(OrganizationRow(id="a", name="a", created_at=tx.now))
+        tx.session.flush()
+        connected = accounts.connect(tx, "a", "acct_a", livemode=False)
+    create(database, platform, str(connected), actor=CLI)
+    with database.reading() as tx:
+        seen = webhooks(tx, str(organization(tx, "default")))
+        assert seen == webhooks(tx, "a")
+    assert [one.for_all for one in seen] == [True, True]
+    for one in seen:
+        assert remove(database, platform, one, actor=CLI) is None
+    assert sdk.v1.webhook_endpoints.list().data == []
+
+
+def test_an_endpoint_does_not_show_its_secret() -> None:
+    """Who logs it, logs no secret."""
+    assert "whsec_S" not in repr(Endpoint("we_1", "whsec_S"))

@@ -56,21 +56,13 @@ def detach(
     database: DatabaseOption = None,
 ) -> None:
     """Take back what `attach` said: from now on Stripe's metadata say whose an identity is."""
-    from usageflow.catalog import audit
+    from usageflow.catalog.audit import CLI
     from usageflow.stripe.accounts import account_of
     from usageflow.stripe.attachment import detach as take_back
 
     with scope(database, organization) as found, found.db.transaction() as tx:
         account_id = account_of(tx, found.organization_id, account).id
-        taken_back = take_back(tx, account_id, (field, value))
-        if taken_back:
-            audit.record(
-                tx,
-                found.organization_id,
-                actor=audit.CLI,
-                action="inbox.detach",
-                subject=f"{field} {value}",
-            )
+        taken_back = take_back(tx, account_id, (field, value), actor=CLI)
     if not taken_back:
         raise ConfigurationError(f"{field} {value} is attached to no customer")
     print(printed(f"{field} {value} is whose Stripe's metadata say, from now on"))

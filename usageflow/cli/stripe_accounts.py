@@ -7,6 +7,7 @@ import typer
 
 from usageflow.cli.options import DatabaseOption
 from usageflow.cli.scope import OrganizationOption, scope
+from usageflow.cli.tables import printed
 from usageflow.errors import ConfigurationError
 
 key = typer.Typer(help="Store the key of your own account, or remove it.", no_args_is_help=True)
@@ -47,7 +48,7 @@ def disconnect(
     print(f"disconnected {name}; what was not sent yet is kept")
     if objection is not None:
         print(
-            f"Stripe did not confirm it ({objection}); the account's owner can end it there",
+            printed(f"Stripe did not confirm it ({objection}); its owner can end it there"),
             file=sys.stderr,
         )
 
@@ -67,8 +68,12 @@ def set_key(organization: OrganizationOption = "default", database: DatabaseOpti
             raise ConfigurationError("USAGEFLOW_STRIPE_API_KEY is set, which goes before")
         api_key = _read_key()
         owner = store(found.db, settings, found.organization_id, api_key, actor=CLI)
-    whose = "an account" if owner is None else f"{owner.name} ({owner.account_id})"
-    print(f"stored the {MODES[is_live(api_key)]} key of {whose}; a running server uses it at once")
+    whose = "an account" if owner is None else printed(owner.label)
+    print(f"stored the {MODES[is_live(api_key)]} key of {whose}")
+    print(
+        "a running server uses it at once, if it has the same USAGEFLOW_ENCRYPTION_KEYS",
+        file=sys.stderr,
+    )
 
 
 @key.command("remove")
@@ -77,12 +82,12 @@ def remove_key(
 ) -> None:
     """Forget your own account's key: nothing is sent any more, and nothing is lost."""
     from usageflow.catalog.audit import CLI
-    from usageflow.stripe.accounts import remove_key as forget
+    from usageflow.stripe.own_key import remove as forget
 
     with scope(database, organization) as found, found.db.transaction() as tx:
         removed = forget(tx, found.organization_id, actor=CLI)
     if not removed:
-        raise ConfigurationError("this organization has no account of its own")
+        raise ConfigurationError("this organization has no key of its own to remove")
     print("removed; what was not sent yet is kept")
 
 

@@ -6,6 +6,7 @@ import typer
 
 from usageflow.cli.options import DatabaseOption
 from usageflow.cli.scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.tables import printed, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ def sync_meters(
     database: DatabaseOption = None,
 ) -> None:
     """Compare the policies' event names with the account's meters; with --yes, make what lacks."""
+    from usageflow.catalog.audit import CLI
     from usageflow.stripe.meters import Meters
     from usageflow.stripe.sync_meters import apply, plan, wanted
 
@@ -35,8 +37,8 @@ def sync_meters(
             steps = plan(names, gateway.list_meters())
             _print(steps)
             if yes and any(step.action for step in steps):
-                for meter in apply(gateway, steps):
-                    print(f"done: {meter.event_name} is {meter.meter_id}")
+                for meter in apply(found.db, account_id, gateway, steps, actor=CLI):
+                    print(printed(f"done: {meter.event_name} is {meter.meter_id}"))
                 Meters(found.db, account_id, gateway).refresh()
                 steps = [step for step in steps if step.action is None]
     if any(step.state != "ok" for step in steps):
@@ -44,8 +46,6 @@ def sync_meters(
 
 
 def _print(steps: "Sequence[Step]") -> None:
-    from usageflow.cli.tables import table
-
     if not steps:
         print("No policy in use sends anything to Stripe.")
         return

@@ -8,6 +8,7 @@ import typer
 
 from usageflow.cli.options import DatabaseOption
 from usageflow.cli.scope import OrganizationOption, Scope, scope
+from usageflow.cli.tables import printed, table
 
 if TYPE_CHECKING:
     from usageflow.stripe.status import AccountStatus, LiveStatus, MeterStatus
@@ -27,7 +28,7 @@ def status(
     """Show accounts, their meters, what is on its way, and what differs."""
     from usageflow.stripe.status import statuses
 
-    with scope(database, organization) as found:
+    with scope(database, organization, reading=True) as found:
         told = _asked(found) if live else {}
         with found.db.reading() as tx:
             shown = statuses(tx, found.settings, found.organization_id, told)
@@ -40,6 +41,8 @@ def status(
         )
     else:
         print("\n\n".join(map(_text, shown)))
+    if any(isinstance(one.live, str) and one.state != "deauthorized" for one in shown):
+        raise typer.Exit(1)
 
 
 def _asked(found: Scope) -> "dict[str, LiveStatus | str]":
@@ -69,11 +72,9 @@ def _print_json(shown: "Sequence[AccountStatus]") -> None:
 
 
 def _text(one: "AccountStatus") -> str:
-    from usageflow.cli.tables import table
-
     rows = [
         ("usage", _usage(one)),
-        ("drift", f"{one.drift:f} in {one.drifts} hours" if one.drifts else "none"),
+        ("drift", _drift(one)),
         ("webhooks", ", ".join(f"{hook.kind} to {hook.url}" for hook in one.webhooks) or "none"),
         ("reads today", f"{one.reads_today}"),
     ]
@@ -81,7 +82,7 @@ def _text(one: "AccountStatus") -> str:
         rows.insert(1, ("late", f"{one.late} units of a billing period that has ended"))
     if one.live is not None:
         rows.append(("Stripe says", _live(one.live)))
-    lines = [_title(one), *(f"  {name:<12} {value}" for name, value in rows)]
+    lines = [printed(_title(one)), *(printed(f"  {name:<12} {value}") for name, value in rows)]
     if one.meters:
         lines += ["", table(METERS_HEADER, [_meter(meter) for meter in one.meters])]
     return "\n".join(lines)
@@ -89,14 +90,21 @@ def _text(one: "AccountStatus") -> str:
 
 def _title(one: "AccountStatus") -> str:
     name = "own account" if one.kind == "own" else one.account
-    return f"{name} ({one.mode} mode): {one.state}" + (f", {one.problem}" if one.problem else "")
+    state = f"{one.state}, but nothing is sent" if one.state == "active" else one.state
+    return f"{name} ({one.mode} mode): " + (f"{state}: {one.problem}" if one.problem else one.state)
 
 
 def _usage(one: "AccountStatus") -> str:
     """By state; and how far behind it is."""
     units = ", ".join(f"{count} {state}" for state, count in one.units.items())
     behind = "nothing waits" if one.lag_s is None else f"the oldest waits for {_span(one.lag_s)}"
-    return f"{behind}; units: {units or 'all settled'}"
+    return f"{behind}; units: {units or 'none on their way'}"
+
+
+def _drift(one: "AccountStatus") -> str:
+    if not one.drifts:
+        return "none"
+    return f"{one.drift:f} in {one.drifts} {'hour' if one.drifts == 1 else 'hours'}"
 
 
 def _span(seconds: float) -> str:
@@ -110,8 +118,7 @@ def _span(seconds: float) -> str:
 def _live(live: "LiveStatus | str") -> str:
     if isinstance(live, str):
         return live
-    owner = f"{live.owner.name} ({live.owner.account_id})"
-    return f"{owner}, its clock is {round(live.clock_skew_s):+d} s from ours"
+    return f"{live.owner.label}, its clock is {round(live.clock_skew_s):+d} s from ours"
 
 
 def _meter(one: "MeterStatus") -> tuple[Any, ...]:

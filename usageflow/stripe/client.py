@@ -43,6 +43,8 @@ PAGE_MAX: Final = 100
 WEBHOOK_AGE_S_MAX: Final = 300
 """How long ago a webhook may have been signed, Stripe's recommendation: older is a replay."""
 _KEY_REFUSED: Final = (401, 403)
+_MISSING: Final = ("resource_missing", "not_found")
+"""What v1 and v2 call an object that is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,16 @@ class StripeGateway:
             made = self._v2.core.event_destinations.create(params).to_dict()
             return Endpoint(made["id"], made["webhook_endpoint"]["signing_secret"])
 
+    def delete_webhook_endpoint(self, endpoint_id: str) -> None:
+        """Have no more snapshot events posted there; fine if it is gone already."""
+        with _gone_already(), _explained():
+            self._v1.webhook_endpoints.delete(endpoint_id)
+
+    def delete_event_destination(self, destination_id: str) -> None:
+        """Have no more thin events posted there; fine if it is gone already."""
+        with _gone_already(), _explained():
+            self._v2.core.event_destinations.delete(destination_id)
+
     def account_info(self) -> AccountInfo:
         """The account that this key, or `account`, is."""
         with _explained():
@@ -372,13 +384,26 @@ def _explained() -> Iterator[None]:
         raise DeliveryError(f"Stripe: an answer that cannot be understood: {error!r}") from error
 
 
+@contextmanager
+def _gone_already() -> Iterator[None]:
+    """What Stripe no longer has needs no deleting."""
+    try:
+        yield
+    except DeliveryError as error:
+        cause = error.__cause__
+        if not isinstance(cause, stripe_sdk.StripeError) or _code(cause) not in _MISSING:
+            raise
+
+
 def _verdict(error: stripe_sdk.StripeError) -> Verdict:
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-    code, kind = error.code, None
-    if error.error is not None:
-        # The SDK leaves `code` empty for 401, 403, 409, 429 and 5xx; the body has it.
-        code, kind = code or error.error.code, error.error.type
-    return verdict(error.http_status, code, _message(error), headers, kind)
+    kind = None if error.error is None else error.error.type
+    return verdict(error.http_status, _code(error), _message(error), headers, kind)
+
+
+def _code(error: stripe_sdk.StripeError) -> str | None:
+    """The SDK leaves `code` empty for 401, 403, 409, 429 and 5xx; the body has it."""
+    return error.code or (None if error.error is None else error.error.code)
 
 
 def _message(error: stripe_sdk.StripeError) -> str:

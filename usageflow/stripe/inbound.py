@@ -6,7 +6,7 @@ what follows from an event elsewhere. Fields that nobody here needs are left out
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -86,12 +86,18 @@ class AccountInfo:
     name: str
     livemode: bool
 
+    @property
+    def label(self) -> str:
+        """Name and id for a person; one that has no other name has its id for it."""
+        return self.name if self.name == self.account_id else f"{self.name} ({self.account_id})"
 
-class Endpoint(NamedTuple):
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
     """Where Stripe sends events to, and the secret that it signs them with."""
 
     endpoint_id: str
-    secret: str
+    secret: str = field(repr=False)
 
 
 def inbound_event(raw: Mapping[str, Any]) -> InboundEvent | None:

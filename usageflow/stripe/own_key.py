@@ -1,10 +1,11 @@
-"""Storing the key of an organization's own account: looked at first, then sealed."""
+"""The key of an organization's own account: looked at, sealed and stored; or removed."""
 
 from contextlib import closing
 
+from usageflow.catalog import audit
 from usageflow.catalog.secrets import Keyring
 from usageflow.config import Settings, problem_of
-from usageflow.db.session import Database
+from usageflow.db.session import Database, Tx
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts
 from usageflow.stripe.client import StripeGateway
@@ -37,6 +38,19 @@ def store(
             raise ConfigurationError(ANOTHER_ACCOUNT)
         accounts.store_key(tx, organization_id, api_key, keyring, actor=actor)
     return owner
+
+
+def remove(tx: Tx, organization_id: str, *, actor: str) -> bool:
+    """Forget the key, and stop sending with any; False if there is nothing to end.
+
+    What was not sent yet stays, for another key of the same account.
+    """
+    removed = accounts.remove_key(tx, organization_id, actor=actor)
+    if removed:
+        audit.record(
+            tx, organization_id, actor=actor, action="stripe.key.remove", subject=accounts.OWN
+        )
+    return removed
 
 
 def _owner(gateway: StripeGateway) -> AccountInfo | None:

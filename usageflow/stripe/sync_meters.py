@@ -12,8 +12,10 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from usageflow.catalog import audit
 from usageflow.catalog.policies import current
-from usageflow.db.session import Tx
+from usageflow.db.session import Database, Tx
+from usageflow.db.tables import StripeAccountRow
 from usageflow.policies import Policy, parse_document
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.meter_events import Meter
@@ -84,20 +86,39 @@ def plan(wanted: Iterable[Wanted], meters: Iterable[Meter]) -> list[Step]:
     return [_step(one, named.get(one.event_name, ())) for one in wanted]
 
 
-def apply(gateway: StripeGateway, steps: Iterable[Step]) -> list[Meter]:
+def apply(
+    db: Database, account_id: str, gateway: StripeGateway, steps: Iterable[Step], *, actor: str
+) -> list[Meter]:
     """Do what the steps say, and nothing else; the meters that were made or reactivated.
 
-    Raises DeliveryError at the first that Stripe refuses; those before it are done, and a new plan
-    shows them as ok.
+    Raises DeliveryError at the first that Stripe refuses; those before it are done and noted, and a
+    new plan shows them as ok.
     """
     done = []
     for step in steps:
         if step.action == "create":
             name = step.wanted.event_name
-            done.append(gateway.create_meter(name, display_name=name))
+            meter = gateway.create_meter(name, display_name=name)
         elif step.action == "reactivate" and step.meter is not None:
-            done.append(gateway.reactivate_meter(step.meter.meter_id))
+            meter = gateway.reactivate_meter(step.meter.meter_id)
+        else:
+            continue
+        with db.transaction() as tx:
+            _record(tx, account_id, step.action, meter, actor)
+        done.append(meter)
     return done
+
+
+def _record(tx: Tx, account_id: str, action: Action, meter: Meter, actor: str) -> None:
+    account = tx.session.get_one(StripeAccountRow, account_id)
+    audit.record(
+        tx,
+        account.organization_id,
+        actor=actor,
+        action=f"stripe.meter.{action}",
+        subject=meter.event_name,
+        after={"account": account.account, "meter": meter.meter_id},
+    )
 
 
 def _step(one: Wanted, meters: Sequence[Meter]) -> Step:

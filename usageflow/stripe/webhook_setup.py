@@ -10,16 +10,18 @@ account's own customers.
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 
 from usageflow.catalog import audit
 from usageflow.catalog.secrets import Keyring, Place
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
 from usageflow.db.tables import StripeAccountRow, StripeWebhookRow
-from usageflow.errors import ConfigurationError
+from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe.access import access, platform
 from usageflow.stripe.accounts import CONNECT, Refused
 from usageflow.stripe.client import StripeGateway
@@ -31,6 +33,19 @@ PATH: Final = "/stripe/webhooks"
 SNAPSHOT: Final = "snapshot"
 THIN: Final = "thin"
 THIN_EVENTS: Final = (ERROR_REPORT, NO_METER_FOUND)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """A webhook that was made. One `for_all` is our platform's, and of every organization."""
+
+    row_id: str
+    account_id: str
+    endpoint_id: str
+    kind: str
+    url: str
+    created_at: datetime
+    for_all: bool
 
 
 def create(
@@ -71,13 +86,31 @@ def create(
     return made
 
 
-def webhooks(tx: Tx, organization_id: str) -> Sequence[StripeWebhookRow]:
-    """The webhooks that were made for accounts of this organization, oldest first."""
-    return tx.session.exec(
-        select(StripeWebhookRow)
-        .where(col(StripeWebhookRow.organization_id) == organization_id)
+def webhooks(tx: Tx, organization_id: str) -> list[Webhook]:
+    """The webhooks of this organization's account, and those of our platform, oldest first."""
+    found = tx.session.exec(
+        select(StripeWebhookRow, StripeAccountRow)
+        .join(StripeAccountRow, col(StripeAccountRow.id) == col(StripeWebhookRow.account_id))
+        .where(
+            or_(
+                col(StripeWebhookRow.organization_id) == organization_id,
+                col(StripeAccountRow.kind) == CONNECT,
+            )
+        )
         .order_by(col(StripeWebhookRow.created_at), col(StripeWebhookRow.kind))
-    ).all()
+    )
+    return [
+        Webhook(
+            row_id=row.id,
+            account_id=row.account_id,
+            endpoint_id=row.endpoint_id,
+            kind=row.kind,
+            url=row.url,
+            created_at=row.created_at,
+            for_all=account.kind == CONNECT,
+        )
+        for row, account in found
+    ]
 
 
 def bringing(tx: Tx, account: StripeAccountRow) -> Sequence[StripeWebhookRow]:
@@ -94,17 +127,35 @@ def bringing(tx: Tx, account: StripeAccountRow) -> Sequence[StripeWebhookRow]:
     ).all()
 
 
-def remove(tx: Tx, organization_id: str, endpoint_id: str, *, actor: str) -> bool:
-    """Forget a webhook and its secret: what it brings is refused from now on. False if unknown.
+def remove(db: Database, settings: Settings, webhook: Webhook, *, actor: str) -> str | None:
+    """Delete a webhook at Stripe and forget it; None, or why Stripe did not delete it.
 
-    At Stripe it stays until somebody deletes it there.
+    In either case what it brings is refused from now on.
     """
-    for row in webhooks(tx, organization_id):
-        if row.endpoint_id == endpoint_id:
+    objection = _deleted(db, settings, webhook)
+    with db.transaction() as tx:
+        row = tx.session.get(StripeWebhookRow, webhook.row_id)
+        if row is not None:
             tx.session.delete(row)
             _record(tx, row, "stripe.webhook.remove", actor)
-            return True
-    return False
+    return objection
+
+
+def _deleted(db: Database, settings: Settings, webhook: Webhook) -> str | None:
+    """Stripe first: were we to fail in between, it can be removed once more."""
+    with db.reading() as tx:
+        account = tx.session.get_one(StripeAccountRow, webhook.account_id)
+        tx.session.expunge(account)  # it is read after the transaction
+    try:
+        keyring = Keyring.read(settings.encryption_keys)
+        with closing(_gateway(settings, account, keyring)) as gateway:
+            if webhook.kind == THIN:
+                gateway.delete_event_destination(webhook.endpoint_id)
+            else:
+                gateway.delete_webhook_endpoint(webhook.endpoint_id)
+    except (ConfigurationError, DeliveryError) as error:
+        return str(error)
+    return None
 
 
 def _gateway(settings: Settings, account: StripeAccountRow, keyring: Keyring) -> StripeGateway:

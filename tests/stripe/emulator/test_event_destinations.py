@@ -57,6 +57,16 @@ def test_a_destination_is_disabled_and_enabled(sdk: stripe_sdk.StripeClient) -> 
     assert destinations.enable(made.id).status == "enabled"
 
 
+def test_a_destination_is_deleted(sdk: stripe_sdk.StripeClient) -> None:
+    """Once; then it is not there."""
+    destinations = sdk.v2.core.event_destinations
+    made = destinations.create(ERRORS)
+    assert destinations.delete(made.id).id == made.id
+    assert destinations.list().data == []
+    with pytest.raises(stripe_sdk.InvalidRequestError, match="No such event destination"):
+        destinations.delete(made.id)
+
+
 def test_an_unknown_destination_is_missing(sdk: stripe_sdk.StripeClient) -> None:
     """Every call on a destination that does not exist is a 404."""
     destinations = sdk.v2.core.event_destinations

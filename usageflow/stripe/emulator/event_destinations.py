@@ -1,4 +1,4 @@
-"""Event destinations (v2): create, list, retrieve, enable, disable and ping.
+"""Event destinations (v2): create, list, retrieve, enable, disable, delete and ping.
 
 Only webhook endpoints are emulated as destinations. Address and signing secret are shown when
 `include` asks for them, the secret at creation alone.
@@ -69,6 +69,16 @@ def disable(account: Account, call: Call, now: datetime) -> Reply:
     return _switch(account, call, now, enabled=False)
 
 
+def delete(account: Account, call: Call, _now: datetime) -> Reply:
+    """`DELETE /v2/core/event_destinations/{id}`: what still waits is not sent."""
+    destination = _found(account, call)
+    if destination is None:
+        return _missing(call)
+    destination.enabled = False
+    del listeners.of(account, DESTINATION)[destination.object_id]
+    return ok({"id": destination.object_id, "object": "v2.core.event_destination"})
+
+
 def ping(account: Account, call: Call, now: datetime) -> Reply:
     """`POST /v2/core/event_destinations/{id}/ping`: an event for this destination alone."""
     destination = _found(account, call)
@@ -84,6 +94,7 @@ HANDLERS: Final = {
     "PostV2CoreEventDestinations": create,
     "GetV2CoreEventDestinations": list_all,
     "GetV2CoreEventDestinationsId": retrieve,
+    "DeleteV2CoreEventDestinationsId": delete,
     "PostV2CoreEventDestinationsIdEnable": enable,
     "PostV2CoreEventDestinationsIdDisable": disable,
     "PostV2CoreEventDestinationsIdPing": ping,
