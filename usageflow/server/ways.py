@@ -83,8 +83,14 @@ class Ways:
     """The ways to all accounts that can be reached. `follow` is one thread's, `wake` anybody's."""
 
     def __init__(
-        self, db: Database, settings: Settings, *, cloudevents: CloudEventsAccount | None = None
+        self,
+        db: Database,
+        settings: Settings,
+        *,
+        cloudevents: CloudEventsAccount | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self._db = db
         self._settings = settings
         self._cloudevents = cloudevents
@@ -117,7 +123,7 @@ class Ways:
         """
         with self._db.reading() as tx:
             paused = [row.id for row in accounts.accounts(tx) if row.state == "paused"]
-        now_s = time.monotonic()
+        now_s = self._clock()
         for account_id in self._pauses.keys() - set(paused):
             if now_s >= self._pauses[account_id].until_s + PAUSE_S_MAX:
                 del self._pauses[account_id]
