@@ -31,7 +31,10 @@ HOLDS: dict[str, Callable[[], bool]] = {
         and at(3, meant("one", 2), meant("other", 2)) == ["one", "other"]
         and at(5, meant("then", 2, 4)) == []
     ),
-    "whose customer was deleted before it was sent": lambda: at(3, meant("other", 6)) == ["other"],
+    "when the customer that had it has been deleted since": lambda: (
+        at(3, meant("gone", 2, 4)._replace(gone=True), meant("other", 4)) == []
+        and at(5, meant("gone", 2, 4)._replace(gone=True), meant("anew", 6)) == ["anew"]
+    ),
 }
 """Row of the table -> whether the code has it so."""
 

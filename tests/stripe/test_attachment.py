@@ -85,7 +85,7 @@ def test_a_field_that_no_usage_has_is_told(way: "Way", caplog: pytest.LogCapture
         with way.database.reading() as tx:
             assert identity in directory.known(tx, way.account_id, [identity])
     assert [record.getMessage() for record in caplog.records] == [
-        "no usage is known by the field 'acount_id' so far, but by: account_id"
+        "no usage is known by the field 'acount_id' so far; fields of usage: 'account_id'"
     ]
 
 

@@ -54,8 +54,10 @@ def attach(
         change = before, [stripe_customer_id]
         _record(tx, account_id, "attach", identity, change, actor=actor)
     if field not in fields:
-        known = ", ".join(sorted(fields)) or "none"
-        logger.warning("no usage is known by the field %r so far, but by: %s", field, known)
+        known = ", ".join(map(repr, sorted(fields))) or "none"
+        logger.warning(
+            "no usage is known by the field %r so far; fields of usage: %s", field, known
+        )
     return released
 
 
