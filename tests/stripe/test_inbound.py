@@ -1,5 +1,6 @@
 """What comes from Stripe, read from its JSON."""
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from usageflow.stripe.inbound import (
     error_report,
     inbound_event,
     meter,
+    understood,
 )
 from usageflow.stripe.meter_events import Meter
 
@@ -149,6 +151,20 @@ def test_a_report_counts_by_reason() -> None:
 def test_a_report_without_a_meter_has_none(related: Any) -> None:
     """Both forms of nothing have been seen."""
     assert error_report(report([], related_object=related)).meter_id is None
+
+
+@pytest.mark.parametrize(
+    ("read", "good"),
+    [(error_report, report([])), (inbound_event, snapshot())],
+    ids=["report", "event"],
+)
+def test_one_of_no_known_form_keeps_no_other_back(
+    read: Callable[[Mapping[str, Any]], Any], good: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told of by its id, and left out."""
+    found = list(understood([good, {"id": "evt_x", "object": "event"}, thin(data=[]), good], read))
+    assert found[0] == found[-1] == read(good)
+    assert caplog.records[0].getMessage() == "'evt_x' of Stripe is skipped: it has no form we know"
 
 
 def test_a_meter_says_what_it_expects() -> None:
