@@ -20,7 +20,7 @@ from usageflow.stripe.accounts import ensure_own
 
 Run = Callable[..., Any]
 
-NOW = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
+NOW = datetime(2026, 11, 21, 9, 3, tzinfo=UTC)
 EXACT = "1234567890123456789012345.123456789"
 
 

@@ -87,13 +87,13 @@ def test_json_is_exact(run: Run, url: str) -> None:
                 "accepted": 0,
                 "pending": Decimal(ONE_MORE),
                 "stuck": 0,
+                "written_off": 0,
                 "applied": None,
             }
         ],
     }
     assert (second["customer"], second["quantity"], second["stripe"]) == ("acct_2", 7, [])
-    meter = {"customer": "acct_1", "event_name": "calls", "hour": "2026-11-21T09:00:00Z"}
-    assert document["stripe"] == [meter | {"accepted": 0, "applied": None}]
+    assert document["stripe"] == [], "nobody knows yet whose it is there"
 
 
 def test_the_table_is_for_people(run: Run, url: str) -> None:
@@ -104,6 +104,7 @@ def test_the_table_is_for_people(run: Run, url: str) -> None:
         *("calls", "0", "?"),
     ]
     assert lines[3].split()[4:] == ["7", "1", "-", "-", "-"]
+    assert '"?": Stripe was not asked' in lines[-3]
     assert lines[-1] == "1 in the inbox"
 
 
@@ -179,19 +180,38 @@ def test_metrics_of_one_meter_do_not_look_like_a_drift(
         ("TOKEN", "calls"): None,
     }
     hour = f"{hour_start(now):%Y-%m-%dT%H:%M:%SZ}"
+    place = {"stripe_customer": customer, "customers": ["acct_1"], "hour": hour}
     assert document["stripe"] == [
-        {"customer": "acct_1", "event_name": name, "hour": hour, "accepted": both, "applied": both}
+        place | {"event_name": name, "accepted": both, "applied": both}
         for name, both in (("calls", Decimal("2.5")), ("own", 2))
     ]
-    (line,) = [line.split() for line in table if line.split()[1:2] == ["calls"]]
-    assert line == [
-        "acct_1",
-        "calls",
-        *f"{hour_start(now):%Y-%m-%d %H:%M}".split(),
-        "2",
-        "2.5",
-        "2.5",
+    (line,) = [line for line in table if line.startswith(customer)]
+    day = f"{hour_start(now):%Y-%m-%d %H:%M}"
+    assert line == f"{customer}  calls         {day}  acct_1 API_CALL, acct_1 TOKEN  2.5   2.5"
+
+
+def test_customers_of_one_stripe_customer_do_not_look_like_a_drift(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has sent its part; what Stripe has is told once, beside all of them."""
+    url, now = f"sqlite:///{tmp_path / 'shared.db'}", datetime.now(UTC)
+    lines = [
+        encode(msgspec.structs.replace(decode(event(number, who, "2", "calls")), occurred_at=now))
+        for number, who in ((1, "a"), (2, "b"))
     ]
+    with running(create_emulator(search_lag_s=0)) as base:
+        forward(url, *connected(base, url), *lines)
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_KEY", PLATFORM_KEY)
+        monkeypatch.setenv("USAGEFLOW_STRIPE_CLIENT_ID", "ca_1")
+        monkeypatch.setenv("USAGEFLOW_STRIPE_API_BASE", base)
+        document = json.loads(run("usage", "--json", "--database", url).out)
+        shown = run("usage", "--database", url).out.splitlines()
+    assert [row["stripe"][0]["applied"] for row in document["usage"]] == [None, None]
+    (meter,) = document["stripe"]
+    assert (meter["customers"], meter["accepted"], meter["applied"]) == (["a", "b"], 4, 4)
+    assert [line.split()[-2:] for line in shown[2:4]] == [["2", "?"], ["2", "?"]]
+    assert "has only the sum that stands below" in shown[5]
+    assert shown[9].endswith("a API_CALL, b API_CALL  4     4")
 
 
 def connected(base: str, url: str) -> tuple[StripeGateway, str]:
@@ -235,7 +255,7 @@ def test_a_connected_account_is_asked_with_its_own_access(
     assert (told.status, told.err) == (0, "")
     assert [line.split()[-2:] for line in told.out.splitlines()[2:4]] == [["2", "2"], ["0", "?"]]
     assert [row["stripe"][0]["applied"] for row in document["usage"]] == [2, None]
-    assert [meter["applied"] for meter in document["stripe"]] == [2, None]
+    assert [meter["applied"] for meter in document["stripe"]] == [2]
     shown = unreached.out.splitlines()[2:4]
     assert [line.split()[-2:] for line in shown] == [["2", "?"], ["0", "?"]]
     assert unreached.status == 0

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from usageflow.config import Settings
+from usageflow.ledger.usage import Slot
 from usageflow.periods import hour_start
 from usageflow.stripe.access import accounts_to_serve
 from usageflow.stripe.accounts import Refused
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def test_hours_of_every_customer_come_back(way: "Way") -> None:
     """Two customers, two meters, two hours: each value is where its usage occurred."""
-    way.emulator.seed(
+    first, second = way.emulator.seed(
         [{"account_id": "acct_1"}, {"account_id": "acct_2"}],
         ["tokens", {"event_name": "calls", "formula": "count"}],
     )
@@ -30,43 +31,34 @@ def test_hours_of_every_customer_come_back(way: "Way") -> None:
     with way.database.reading() as tx:
         pairs = sent(tx, way.account_id)
     assert applied(way.gateway, pairs) == {
-        ("acct_1", "tokens", hour_start(now)): Decimal("0.3"),
-        ("acct_1", "tokens", hour_start(earlier)): Decimal(4),
-        ("acct_2", "calls", hour_start(now)): Decimal(2),
+        Slot(first, "tokens", hour_start(now)): Decimal("0.3"),
+        Slot(first, "tokens", hour_start(earlier)): Decimal(4),
+        Slot(second, "calls", hour_start(now)): Decimal(2),
     }
 
 
 HOUR = datetime(2026, 11, 21, 9, tzinfo=UTC)
 
 
-def pair(customer: str = "acct_1", hours: int = 2) -> Sent:
+def pair(customer: str = "cus_1", hours: int = 2) -> Sent:
     """Units of some hours from HOUR on."""
-    last = HOUR + timedelta(hours=hours - 1)
-    return Sent(customer, "tokens", "mtr_1", "cus_1", HOUR, last)
+    return Sent(customer, "tokens", "mtr_1", HOUR, HOUR + timedelta(hours=hours - 1))
+
+
+def slot(customer: str = "cus_1", later: int = 0) -> Slot:
+    """Some hours after HOUR."""
+    return Slot(customer, "tokens", HOUR + timedelta(hours=later))
 
 
 def test_only_what_was_asked_and_answered_is_known() -> None:
     """Nothing shown is 0 where Stripe was asked; elsewhere nobody knows."""
     shown = Shown()
-    assert shown.get("acct_1", "tokens", HOUR) is None
-    shown.add([pair()], {("acct_1", "tokens", HOUR): Decimal(3)})
-    later = HOUR + timedelta(hours=1)
-    assert [shown.get("acct_1", "tokens", hour) for hour in (HOUR, later)] == [3, 0]
-    assert shown.get("acct_1", "tokens", HOUR + timedelta(hours=2)) is None
-    assert shown.get("acct_1", "tokens", HOUR - timedelta(hours=1)) is None
-    assert shown.get("acct_2", "tokens", HOUR) is None
-
-
-def test_accounts_are_added_up_if_all_have_answered() -> None:
-    """An organization may have sent to one account first, and then to another."""
-    shown = Shown()
-    key = ("acct_1", "tokens", HOUR)
-    for account in ("0.1", "0.2"):
-        shown.add([pair(hours=1)], {key: Decimal(account)})
-    assert shown.get(*key) == Decimal("0.3")
-    shown.add([pair()], None)
-    assert shown.get(*key) is None
-    assert shown.values == {key: Decimal("0.3")}
+    assert shown.get(slot()) is None
+    shown.add([pair(), pair("cus_2", hours=1)], {slot(): Decimal(3)})
+    assert [shown.get(slot(later=hour)) for hour in (-1, 0, 1, 2)] == [None, 3, 0, None]
+    assert [shown.get(slot("cus_2", hour)) for hour in (0, 1)] == [0, None]
+    assert shown.get(slot("cus_3")) is None
+    assert shown.get(Slot("cus_1", "calls", HOUR)) is None
 
 
 def test_why_nothing_is_shown(way: "Way") -> None:

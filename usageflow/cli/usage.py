@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 from decimal import Decimal
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -22,23 +22,28 @@ if TYPE_CHECKING:
 
     Way = tuple[str, AccountAccess | Refused, list[Sent]]
 
-Applied = Mapping[tuple[str, str, datetime], Decimal | None]
-"""What Stripe has, by customer, event name and hour; None if that is not known."""
+Own = Mapping[tuple["Usage", str], Decimal | None]
+"""What Stripe has of a line of usage and an event name; None if that is not known."""
 
 HEADER = ("customer", "metric", "hour", "quantity", "events", "Stripe meter", "sent", "applied")
-METERS_HEADER = ("customer", "Stripe meter", "hour", "metrics", "sent", "applied")
+METERS_HEADER = ("Stripe customer", "Stripe meter", "hour", "usage of", "sent", "applied")
 GAPS_HEADER = ("not recorded of", "metric", "events", "quantity", "reason")
 
 
-class Compared(NamedTuple):
-    """What both sides have of one customer, meter and hour; `applied` is None if not known."""
+LEGEND = '"?": Stripe was not asked, did not answer, or has only the sum that stands below'
 
-    customer: str
-    event_name: str
-    hour: datetime
-    accepted: Decimal
-    metrics: int
+
+class Compared(NamedTuple):
+    """What both sides have of one slot; `applied` is None if it is not known."""
+
+    slot: "Slot"
+    fed: "Fed"
     applied: Decimal | None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether there is something in it that no single line of usage tells."""
+        return not self.fed.single and bool(self.fed.feeders or self.fed.accepted or self.applied)
 
 
 def usage(
@@ -59,11 +64,13 @@ def usage(
             gaps = inbox.gaps(tx, organization_id)
             waiting = inbox.count(tx, organization_id)
             states = units.summary(tx, organization_id)
-            other_meters = not_summed(tx, organization_id)
+            slots, other_meters = (
+                by_slot(tx, organization_id, rows),
+                not_summed(tx, organization_id),
+            )
             ways = [] if no_stripe else _ways(tx, found)
         shown = _shown(found, ways)
-    slots = by_slot(rows)
-    own, meters = _own(slots, shown), _compared(slots, shown, other_meters)
+    own, meters = _own(rows, slots, shown), _compared(slots, shown, other_meters)
     if as_json:
         document = {
             "usage": _documents(rows, own),
@@ -104,7 +111,8 @@ def _shown(found: Scope, ways: "Sequence[Way]") -> "Shown":
         if isinstance(told, str):
             why = printed(f"what Stripe has is not known for {account}: {told}")
             print(f"usageflow: {why}", file=sys.stderr)
-        shown.add(pairs, None if isinstance(told, str) else told)
+        else:
+            shown.add(pairs, told)
     return shown
 
 
@@ -118,19 +126,21 @@ def _print_json(document: Mapping[str, Any]) -> None:
 
 
 def _print_tables(
-    rows: Sequence["Usage"], own: Applied, meters: Sequence[Compared], gaps: Sequence["Gap"]
+    rows: Sequence["Usage"], own: Own, meters: Sequence[Compared], gaps: Sequence["Gap"]
 ) -> None:
-    """Of the meters only those that are not told by a line of usage: fed by several metrics, or
-    by none that the ledger knows.
-    """
-    print(table(HEADER, _cells(rows, own)))
-    if others := [_compared_cells(meter) for meter in meters if meter.metrics != 1]:
+    """Of the meters only those that no single line of usage tells: fed by several or by none."""
+    cells = _cells(rows, own)
+    print(table(HEADER, cells))
+    others = [_compared_cells(meter) for meter in meters if meter.told_apart]
+    if any(line[-1] == "?" for line in (*cells, *others)):
+        print(f"\n{LEGEND}")
+    if others:
         print(f"\n{table(METERS_HEADER, others)}")
     if gaps:
         print(f"\n{table(GAPS_HEADER, [_gap_cells(gap) for gap in gaps])}")
 
 
-def _documents(rows: Sequence["Usage"], own: Applied) -> list[dict[str, Any]]:
+def _documents(rows: Sequence["Usage"], own: Own) -> list[dict[str, Any]]:
     return [
         {
             "customer": row.customer,
@@ -145,7 +155,8 @@ def _documents(rows: Sequence["Usage"], own: Applied) -> list[dict[str, Any]]:
                     "accepted": part.accepted,
                     "pending": part.pending,
                     "stuck": part.stuck,
-                    "applied": own.get((row.customer, part.event_name, row.hour)),
+                    "written_off": part.written_off,
+                    "applied": own[row, part.event_name],
                 }
                 for part in row.forwarded
             ],
@@ -154,43 +165,62 @@ def _documents(rows: Sequence["Usage"], own: Applied) -> list[dict[str, Any]]:
     ]
 
 
-def _own(slots: Mapping["Slot", "Fed"], shown: "Shown") -> Applied:
-    """What Stripe has of a single metric; a meter of several cannot be told apart."""
-    return {slot: shown.get(*slot) for slot, fed in slots.items() if fed.metrics == 1}
+def _own(rows: Sequence["Usage"], slots: Mapping["Slot", "Fed"], shown: "Shown") -> Own:
+    """What Stripe has of each line; in a slot of several lines it cannot be told apart."""
+    return {
+        (row, part.event_name): _sum(
+            [shown.get(slot) if slots[slot].single else None for slot in part.slots]
+        )
+        for row in rows
+        for part in row.forwarded
+    }
+
+
+def _sum(values: Sequence[Decimal | None]) -> Decimal | None:
+    """All of them together; None without any, or if one is not known."""
+    from usageflow.db.exact import add
+
+    known = [value for value in values if value is not None]
+    return reduce(add, known) if known and len(known) == len(values) else None
 
 
 def _compared(
     slots: Mapping["Slot", "Fed"], shown: "Shown", without: Collection[str]
 ) -> "list[Compared]":
     """Both sides of every slot that either knows, but for the event names of `without`."""
-    from usageflow.ledger.usage import NOTHING, Slot
+    from usageflow.ledger.usage import NOTHING
 
-    known = slots.keys() | {Slot(*key) for key in shown.values}
     return [
-        Compared(*slot, *slots.get(slot, NOTHING), shown.get(*slot))
-        for slot in sorted(known)
+        Compared(slot, slots.get(slot, NOTHING), shown.get(slot))
+        for slot in sorted(slots.keys() | shown.values.keys())
         if slot.event_name not in without
     ]
 
 
 def _compared_document(meter: "Compared") -> dict[str, Any]:
-    document = meter._asdict()
-    del document["metrics"]
-    return document
+    return {
+        "stripe_customer": meter.slot.stripe_customer,
+        "customers": sorted({customer for customer, *_ in meter.fed.feeders}),
+        "event_name": meter.slot.event_name,
+        "hour": meter.slot.hour,
+        "accepted": meter.fed.accepted,
+        "applied": meter.applied,
+    }
 
 
 def _compared_cells(meter: "Compared") -> tuple[str, ...]:
+    feeders = dict.fromkeys(f"{customer} {metric}" for customer, metric, _ in meter.fed.feeders)
     return (
-        meter.customer,
-        meter.event_name,
-        f"{meter.hour:%Y-%m-%d %H:%M}",
-        str(meter.metrics),
-        f"{meter.accepted:f}",
+        meter.slot.stripe_customer,
+        meter.slot.event_name,
+        f"{meter.slot.hour:%Y-%m-%d %H:%M}",
+        ", ".join([*feeders, *(["corrections"] if meter.fed.corrected else [])]) or "-",
+        f"{meter.fed.accepted:f}",
         "?" if meter.applied is None else f"{meter.applied:f}",
     )
 
 
-def _cells(rows: Sequence["Usage"], own: Applied) -> list[tuple[str, ...]]:
+def _cells(rows: Sequence["Usage"], own: Own) -> list[tuple[str, ...]]:
     """A line for each event name the usage goes to, one without for usage that stays here."""
     return [
         (
@@ -206,8 +236,8 @@ def _cells(rows: Sequence["Usage"], own: Applied) -> list[tuple[str, ...]]:
     ]
 
 
-def _stripe_cells(row: "Usage", part: "Forwarded", own: Applied) -> tuple[str, ...]:
-    has = own.get((row.customer, part.event_name, row.hour))
+def _stripe_cells(row: "Usage", part: "Forwarded", own: Own) -> tuple[str, ...]:
+    has = own[row, part.event_name]
     return part.event_name, f"{part.accepted:f}", "?" if has is None else f"{has:f}"
 
 
