@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, UnitRow
+from usageflow.db.tables import ErrorReportRow, LaneRow, UnitRow
 from usageflow.ledger import resolution, slots
 from usageflow.ledger.slots import Holding, Series
 from usageflow.ledger.verdicts import Accepted, Ambiguous, Held, Quarantined
@@ -148,8 +148,10 @@ def test_the_latest_by_its_own_time(ledger: "Ledger", line: LineOf, clock: "Cloc
     assert holding(ledger, latest=True).latest == (now + timedelta(minutes=5), 9)
 
 
-def test_units_of_a_time(ledger: "Ledger", line: LineOf, clock: "Clock") -> None:
-    """From the first attempt to the answer Stripe may have taken them."""
+def test_suspects_are_what_stripe_may_have_taken_then(
+    ledger: "Ledger", line: LineOf, clock: "Clock"
+) -> None:
+    """From the first attempt to the answer; of the reports that leave something open."""
     ledger.connect(used="sum")
     now, hour = clock.now, hour_start(clock.now)
     ledger.append(line(event_name="used"))
@@ -157,23 +159,45 @@ def test_units_of_a_time(ledger: "Ledger", line: LineOf, clock: "Clock") -> None
     clock.advance(10)
     assert ledger.settle(claim, Accepted())
 
-    def between(start: int, end: int) -> int:
-        span = now + timedelta(seconds=start), now + timedelta(seconds=end)
-        with ledger.database.reading() as tx:
-            found = slots.taken_between(tx, series(ledger), [hour], *span, told_at=told_at)
-            return len(found)
+    def suspects(start: int = 3, end: int = 4, **changes: Any) -> int:
+        span = {"window_start": start, "window_end": end}
+        moments = {name: now + timedelta(seconds=value) for name, value in span.items()}
+        report(ledger, **{**moments, **changes})
+        since = now - timedelta(days=1)
+        with ledger.database.transaction() as tx:
+            found = slots.suspects(tx, series(ledger), [hour], since=since)
+            tx.session.delete(tx.session.exec(select(ErrorReportRow)).one())
+        assert {codes for _, _, codes in found} <= {"{}"}
+        return len(found)
 
-    told_at = clock.now
-    assert [between(10, 20), between(-5, 0), between(3, 4)] == [1, 1, 1]
-    assert [between(11, 20), between(-5, -1)] == [0, 0]
+    assert [suspects(10, 20), suspects(-5, 0), suspects(3, 4)] == [1, 1, 1]
+    assert [suspects(11, 20), suspects(-5, -1)] == [0, 0]
+    assert [suspects(event_name="used"), suspects(event_name="other")] == [1, 0]
+    assert suspects(explained=1) == 0
     change(ledger, 0, lambda tx, unit: resolution.settled(tx, [unit]))
-    assert between(3, 4) == 0
-    told_at = clock.now + timedelta(seconds=1)
-    assert between(3, 4) == 1
+    assert suspects() == 0
+    later = clock.now + timedelta(seconds=1)
+    assert suspects(received_at=later) == 1
     clock.advance(1)
     with ledger.database.transaction() as tx:
-        slots.confirm(tx, series(ledger), hour)
-    assert between(3, 4) == 0
+        slots.confirm(tx, series(ledger), hour, [1])
+    assert suspects(received_at=later) == 0
+
+
+def report(ledger: "Ledger", **changes: Any) -> None:
+    """Stripe tells that it dropped something."""
+    known: dict[str, Any] = {
+        "account_id": "account-1",
+        "event_id": "evt_1",
+        "event_name": None,
+        "codes": "{}",
+        "message": "?",
+        "error_count": 1,
+        "explained": 0,
+        "state": "open",
+    }
+    with ledger.database.transaction() as tx:
+        tx.session.add(ErrorReportRow(**{**known, "received_at": tx.now, **changes}))
 
 
 def test_a_slot_is_settled_as_a_whole(ledger: "Ledger", line: LineOf) -> None:
@@ -189,7 +213,9 @@ def test_a_slot_is_settled_as_a_whole(ledger: "Ledger", line: LineOf) -> None:
         tx.session.exec(update(UnitRow).where(col(UnitRow.id) == 5).values(state="accepted"))
     with ledger.database.transaction() as tx:
         assert slots.lock(tx, series(ledger), hour) == [1]
-        slots.settle(tx, series(ledger), hour)
+        slots.settle(tx, series(ledger), hour, [])
+        assert not tx.session.exec(select(UnitRow).where(col(UnitRow.state) == "settled")).all()
+        slots.settle(tx, series(ledger), hour, [1])
         assert slots.first_usage(tx, series(ledger), hour) == hour
     states = [unit.state for unit in ledger.rows(UnitRow)]
     assert states == ["settled", "settled", "accepted", "ambiguous", "settled"]

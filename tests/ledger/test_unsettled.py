@@ -12,7 +12,7 @@ from usageflow.db.tables import ErrorReportRow, ReconciliationRow, UnitRow
 from usageflow.ledger import resolution, slots, unsettled
 from usageflow.ledger.slots import Series
 from usageflow.ledger.unsettled import CLOSED, EXPIRED, SUSPECT, Scope
-from usageflow.ledger.verdicts import Accepted, Ambiguous
+from usageflow.ledger.verdicts import Accepted, Ambiguous, Quarantined
 from usageflow.periods import HOUR, hour_start
 
 if TYPE_CHECKING:
@@ -155,14 +155,33 @@ def test_what_holds_up_a_lane_is_first(shelf: Shelf) -> None:
 
 
 def test_a_held_unit_is_due_if_it_was_sent(shelf: Shelf) -> None:
-    """It may still be decided; but it is looked at once a day."""
+    """It may still be decided; but once it was looked at twice, once a day."""
     shelf.put("a", 5, Ambiguous("no answer"))
     with shelf.ledger.database.transaction() as tx:
         resolution.hold(tx, tx.session.exec(select(UnitRow)).one(), "?")
+    assert shelf.due(quiet=shelf.clock.now - timedelta(seconds=1)) == []
     assert shelf.due() == [("a", "used", CLOSED, 5)]
     shelf.differ("a", 5, classification="unsettled")
+    assert shelf.due() == [("a", "used", CLOSED, 5)]
+    with shelf.ledger.database.transaction() as tx:
+        row = tx.session.exec(select(ReconciliationRow)).one()
+        row.observed_at = tx.now - timedelta(seconds=1)
     assert shelf.due() == []
     shelf.clock.advance(23 * 3_600)
+    assert shelf.due() == [("a", "used", CLOSED, 5)]
+
+
+def test_what_was_refused_after_a_lost_answer_is_due(shelf: Shelf) -> None:
+    """Stripe may have it; but neither what it never took, nor what it says it dropped."""
+    shelf.put("a", 5, Ambiguous("no answer"))
+    shelf.put("b", 5, Quarantined("no", "No."))
+    shelf.put("c", 5)
+    with shelf.ledger.database.transaction() as tx:
+        (accepted,) = tx.session.exec(select(UnitRow).where(UnitRow.state == "accepted"))
+        resolution.reject(tx, accepted, "no", "No.")
+    shelf.clock.advance(600)
+    (claim,) = shelf.ledger.claim()
+    assert shelf.ledger.settle(claim, Quarantined("no", "No."))
     assert shelf.due() == [("a", "used", CLOSED, 5)]
 
 
@@ -303,7 +322,7 @@ def test_what_was_settled_before_a_report_is_suspect_too(shelf: Shelf, clock: "C
     clock.advance(60)
     series = Series(shelf.ledger.organization_id, "account-1", "cus_a", "used")
     with shelf.ledger.database.transaction() as tx:
-        slots.confirm(tx, series, shelf.noon - 3 * HOUR)
+        slots.confirm(tx, series, shelf.noon - 3 * HOUR, [1])
     assert shelf.due() == []
     assert not shelf.is_suspected()
 

@@ -16,6 +16,7 @@ from usageflow.stripe.corrections import CHANGED
 from usageflow.stripe.inbound import ErrorReport, Sample
 from usageflow.stripe.meter_events import MeterEvent
 from usageflow.stripe.reconciliation import Report, reconcile
+from usageflow.stripe.settlement import LATE
 
 if TYPE_CHECKING:
     from tests.stripe.conftest import Way
@@ -207,6 +208,7 @@ def test_the_ledger_must_be_as_it_was(desk: Desk) -> None:
 def test_nothing_is_there_to_apply(desk: Desk) -> None:
     """No such difference; one of another organization; one without a proposal."""
     desk.send(3)
+    accepted_at = desk.way.clock.now
     desk.way.emulator.set(summary_lag_s=5 * H)
     desk.later(3)
     (found,) = desk.differences()
@@ -216,7 +218,10 @@ def test_nothing_is_there_to_apply(desk: Desk) -> None:
         for organization, number in [(way.organization_id, 999), ("other", found.id)]
     ]
     assert answers == ["there is no difference 999", f"there is no difference {found.id}"]
-    assert desk.apply() == CHANGED
+    refusal = desk.apply()
+    assert refusal is not None
+    assert refusal.startswith(f"nothing is proposed for difference {found.id}: Stripe shows 0 of 3")
+    assert refusal.endswith(f"proposed from {accepted_at + LATE:%Y-%m-%d %H:%M} UTC on")
     assert desk.dismiss() == "it may still go away by itself; look again later"
     assert desk.audits() == []
 
@@ -296,7 +301,7 @@ def test_a_held_unit_is_settled_by_the_correction(desk: Desk) -> None:
     desk.later(23, send=False)
     desk.later(0.5, send=False)
     assert desk.states() == ["accepted", "held"]
-    assert desk.apply() == CHANGED
+    assert "what to do is proposed from" in (desk.apply() or "")
     desk.later(24)
     assert desk.apply() is None
     assert desk.arrive().agreed == 1
@@ -371,7 +376,8 @@ def test_a_count_is_dismissed_for_it_cannot_be_corrected(desk: Desk) -> None:
     )
     desk.way.gateway.send_meter_event(event)
     desk.later(3)
-    assert desk.apply() == CHANGED
+    told = "nothing can be taken off or added to what a 'count' meter shows"
+    assert (desk.apply() or "").endswith(told)
     assert desk.dismiss() is None
     assert desk.later(0).agreed == 1
 

@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import AuditRow, ErrorReportRow, LaneRow, ReconciliationRow
-from usageflow.stripe import corrections, error_reports
+from usageflow.db.tables import (
+    AuditRow,
+    ErrorReportRow,
+    LaneRow,
+    ReconciliationRow,
+    StripeCustomerRow,
+)
+from usageflow.stripe import corrections, directory, error_reports
 from usageflow.stripe.error_reports import CUSTOMER_NOT_FOUND, WINDOW_SLACK
 from usageflow.stripe.inbound import ErrorReport, Sample
 from usageflow.stripe.reconciliation import reconcile
@@ -129,7 +135,7 @@ def test_a_unit_that_is_named_is_quarantined(office: Office) -> None:
 
 
 def test_a_customer_that_is_not_there_is_looked_up_anew(office: Office) -> None:
-    """It was deleted and made again: the usage goes to the new one."""
+    """It was deleted and made again: the usage waits for a person to say whose it is."""
     office.send(3)
     office.way.emulator.reject(code=CUSTOMER_NOT_FOUND)
     office.send(4)
@@ -137,6 +143,10 @@ def test_a_customer_that_is_not_there_is_looked_up_anew(office: Office) -> None:
     office.way.gateway._v1.customers.delete(office.customer)
     assert office.poll() == 1
     assert office.states() == ["accepted", "reissued", "sealed"]
+    office.way.forward(office.forwarder)
+    assert office.states() == ["accepted", "reissued", "parked"]
+    with office.way.database.transaction() as tx:
+        directory.attach(tx, office.way.account_id, ("account_id", "acct_1"), other)
     office.way.forward_all(office.forwarder)
     last = office.way.units()[-1]
     assert (last.state, last.kind, last.stripe_customer_id) == ("accepted", "reissue", other)
@@ -164,6 +174,34 @@ def test_a_report_counts_once(office: Office) -> None:
     assert office.states() == states
     assert office.consume(count=1)
     assert not office.consume(count=1)
+
+
+def test_what_is_known_is_not_written(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are asked for again and again: those that were taken cost a look."""
+    office.way.emulator.reject(code=INVALID)
+    office.send(4)
+    assert office.poll() == 1
+    monkeypatch.setattr(office.way.database, "transaction", None)
+    assert office.poll() == 0
+
+
+def test_several_customers_that_are_not_there(office: Office) -> None:
+    """One report tells of all of them."""
+    (other,) = office.way.emulator.seed([{"account_id": "acct_2"}])
+    for customer in ("acct_1", "acct_2"):
+        office.way.use(3, customer=customer)
+        office.way.forward(office.forwarder)
+    samples = [Sample(CUSTOMER_NOT_FOUND, "No.", unit.identifier) for unit in office.way.units()]
+    assert office.consume(*samples, count=2)
+    assert office.states() == ["reissued"] * 2 + ["sealed"] * 2
+    with office.way.database.reading() as tx:
+        rows = tx.session.exec(
+            select(StripeCustomerRow.stripe_customer_id).where(
+                col(StripeCustomerRow.field) == "account_id",
+                col(StripeCustomerRow.valid_until).is_(None),
+            )
+        ).all()
+    assert {office.customer, other} & set(rows) == set()
 
 
 def test_what_is_not_ours_is_explained(office: Office) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlmodel import select
 
 from usageflow.db.tables import StripeReadsRow
-from usageflow.stripe.reads import KEPT_SHARE, take
+from usageflow.stripe.reads import KEPT_SHARE, give_back, take
 
 if TYPE_CHECKING:
     from tests.stripe.conftest import Way
@@ -47,3 +47,13 @@ def test_many_take_no_more_than_there_are(way: "Way") -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: taken(way, 5, per_day=10, urgent=True), range(4)))
     assert sum(found) == 10
+
+
+def test_a_read_that_told_nothing_is_given_back(way: "Way") -> None:
+    """It may be taken again; more than were taken are never given back."""
+    assert taken(way, 3, per_day=2) == 2
+    give_back(way.database, way.account_id)
+    assert taken(way, 3, per_day=2) == 1
+    for _ in range(5):
+        give_back(way.database, way.account_id)
+    assert taken(way, 3, per_day=2) == 2

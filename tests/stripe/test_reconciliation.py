@@ -195,6 +195,44 @@ def test_an_unanswered_unit_that_arrived_is_settled(desk: Desk) -> None:
     assert desk.way.applied() == {("acct_1", "tokens"): "12"}
 
 
+@pytest.mark.parametrize(
+    ("arrives", "became"), [(True, ["settled"]), (False, ["reissued", "sealed"])]
+)
+def test_what_was_refused_after_a_lost_answer_is_decided(
+    desk: Desk, *, arrives: bool, became: list[str]
+) -> None:
+    """Stripe may have it from before: its sum tells, and nobody sends it again until then."""
+    desk.send(3)
+    desk.lose(4, arrives=arrives)
+    desk.way.pass_time(60)
+    desk.way.emulator.fault("status", status=400)
+    desk.way.forward(desk.forwarder)
+    assert desk.states() == ["accepted", "quarantined"]
+    assert desk.later(1.9).reads == 0
+    assert desk.later(1.1).differed == 1
+    assert "without a known outcome" in desk.difference().reason
+    assert desk.later(1).decided == 1
+    assert desk.states() == ["accepted", *became]
+    desk.way.forward(desk.forwarder)
+    assert desk.later(2).agreed == 1
+    assert desk.way.applied() == {("acct_1", "tokens"): "7"}
+
+
+def test_several_refused_units_are_told_apart_or_corrected_as_one(desk: Desk) -> None:
+    """5, or 3 and 2: nobody can tell which arrived, but how much is missing."""
+    for quantity, arrives in [(10, True), (5, True), (3, False), (2, False)]:
+        desk.lose(quantity, arrives=arrives)
+        desk.way.pass_time(60)
+        if quantity < 10:
+            desk.way.emulator.fault("status", status=400)
+        desk.way.forward(desk.forwarder)
+    assert desk.states() == ["accepted"] + ["quarantined"] * 3
+    for hours in (3, 1, 24):
+        desk.later(hours)
+    assert desk.states() == ["accepted"] + ["quarantined"] * 3
+    assert (desk.difference().proposal, desk.difference().quantity) == ("unit", 5)
+
+
 def test_within_the_window_nothing_is_decided(desk: Desk) -> None:
     """The unit may still be sent again, which decides it better."""
     desk.send(3)
@@ -368,12 +406,13 @@ def test_a_meter_that_stripe_does_not_know_stops_no_other(desk: Desk) -> None:
 
 
 def test_stripe_cannot_be_asked(desk: Desk) -> None:
-    """What was compared stands; the rest is told as an error."""
+    """What was compared stands; the rest is told as an error, and no read is used up by it."""
     desk.send(3)
+    desk.way.pass_time(3 * H)
     desk.way.emulator.fault("status", route="event_summaries", status=500)
     with pytest.raises(DeliveryError):
-        desk.later(3)
-    assert desk.compare().agreed == 1
+        desk.compare(reads_per_day=1)
+    assert desk.compare(reads_per_day=1).agreed == 1
 
 
 def test_a_change_in_between_leaves_the_slot_alone(

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import AuditRow, LaneRow, ReconciliationRow, UnitRow
+from usageflow.db.tables import AuditRow, LaneRow, StripeAccountRow, UnitRow
 from usageflow.ledger import resolution
 from usageflow.stripe import remedies
 from usageflow.stripe.remedies import Outcome
@@ -95,56 +94,31 @@ def test_what_stripe_dropped_goes_out_as_another(way: "Way", stuck: Stuck, apply
     assert new.occurred_at == old.occurred_at
 
 
-def test_what_stripe_may_have_waits_for_a_comparison(
-    way: "Way", stuck: Stuck, apply: Remedy
+@pytest.mark.parametrize("state", ["quarantined", "held"])
+def test_what_stripe_may_have_is_left_to_the_comparison(
+    way: "Way", stuck: Stuck, apply: Remedy, state: str
 ) -> None:
-    """Until then it is not known, and sending it again could bill it twice."""
-    identifier = stuck("held", first_attempt_at=way.clock.now, stripe_customer_id="cus_1")
-    (refused,) = apply(remedies.retry, identifier)
-    assert not refused.done
-    assert refused.told.startswith("Stripe may have it; both sides have been compared by 20")
-    way.clock.now += timedelta(hours=4)
-    (outcome,) = apply(remedies.retry, identifier)
-    assert outcome.done
-    assert states(way) == ["reissued", "sealed"]
+    """However long ago it was: nobody can tell, and sending it again could bill it twice."""
+    identifier = stuck(state, first_attempt_at=way.clock.now, stripe_customer_id="cus_1")
+    for _ in range(2):
+        (refused,) = apply(remedies.retry, identifier)
+        assert not refused.done
+        assert refused.told.startswith("Stripe may have it: comparing both sides settles it, or")
+        way.clock.now += timedelta(days=1)
+    assert (states(way), audited(way)) == ([state], [])
 
 
-def difference(way: "Way", observed: str, state: str = "open") -> None:
-    """A difference in the slot of the first unit, of which 5 are expected."""
-    unit = way.units()[0]
-    now = way.clock.now
+@pytest.mark.parametrize("state", ["quarantined", "held"])
+def test_another_sink_knows_what_it_has(
+    way: "Way", stuck: Stuck, apply: Remedy, state: str
+) -> None:
+    """It cannot be compared, but the same identifier counts once there."""
+    identifier = stuck(state, first_attempt_at=way.clock.now)
     with way.database.transaction() as tx:
-        tx.session.add(
-            ReconciliationRow(
-                organization_id=way.organization_id,
-                account_id=way.account_id,
-                stripe_customer_id="cus_1",
-                event_name="tokens",
-                hour=unit.hour,
-                expected=Decimal(5),
-                observed=Decimal(observed),
-                classification="foreign",
-                reason="Stripe shows more",
-                state=state,
-                first_seen_at=now,
-                observed_at=now,
-                checked_at=now,
-            )
-        )
-
-
-@pytest.mark.parametrize("seen", ["more", "less", "dismissed"])
-def test_what_stripe_seems_to_have_is_not_sent_again(
-    way: "Way", stuck: Stuck, apply: Remedy, seen: str
-) -> None:
-    """While it shows more than it should; a person decides what that is."""
-    identifier = stuck("quarantined", first_attempt_at=way.clock.now, stripe_customer_id="cus_1")
-    way.clock.now += timedelta(hours=4)
-    difference(way, "4" if seen == "less" else "6", seen if seen == "dismissed" else "open")
+        tx.session.get_one(StripeAccountRow, way.account_id).kind = "cloudevents"
     (outcome,) = apply(remedies.retry, identifier)
-    assert outcome.done is (seen != "more")
-    doubted = "perhaps because it has this unit: see difference 1 of" in outcome.told
-    assert doubted is (seen == "more")
+    assert outcome == Outcome(identifier, True, "goes out again as it is")
+    assert [(unit.identifier, unit.state) for unit in way.units()] == [(identifier, "sealed")]
 
 
 def test_what_is_too_old_is_carried_over(way: "Way", stuck: Stuck, apply: Remedy) -> None:
@@ -168,7 +142,6 @@ def test_old_and_in_doubt_is_not_carried_over_blindly(
     """It may have arrived in its time."""
     identifier = stuck("held", first_attempt_at=way.clock.now, stripe_customer_id="cus_1")
     way.clock.now += timedelta(days=35)
-    difference(way, "6")
     (outcome,) = apply(remedies.carry, identifier)
     assert not outcome.done
     assert states(way) == ["held"]

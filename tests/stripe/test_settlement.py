@@ -113,6 +113,7 @@ def test_what_is_not_known_exactly_is_for_a_person() -> None:
         found = differs(slot(expected, gone=(sent(2),), suspects=(sent(2),)), observed)
         assert (found.classification, found.proposal) == ("rejected", None)
         assert found.reason.endswith("rounded, so how much it is off is not certain")
+    assert "not certain" in differs(slot(2**53, accepted_at=NOW), 2**53 - 2).reason
     found = differs(slot(2**53 - 1), 2**53 - 2)
     assert found.proposal == Proposal("unit", quantity=Decimal(1))
 
@@ -162,6 +163,7 @@ def test_a_report_does_not_make_a_lag_a_loss() -> None:
     """Shortly after the last unit, nothing but what was certainly dropped is proposed."""
     of = slot(12, accepted_at=NOW - LAG + timedelta(seconds=1), reports=("no_meter",))
     assert differs(of, 5).proposal is None
+    assert differs(of, 5).reason.endswith("proposed from 2026-11-21 12:00 UTC on")
     of = replace(of, suspects=(sent(7, 1), sent(5, 2)))
     assert differs(of, 5).proposal == Proposal("reissue", identifier="uf1_1")
 
@@ -199,6 +201,7 @@ def test_only_sums_are_corrected_by_adding(formula: str) -> None:
     """A count cannot count back, and a last value has no sum."""
     found = differs(slot(12, formula=formula, expected_at=HOUR), 15)
     assert (found.classification, found.proposal) == ("foreign", None)
+    assert found.reason.endswith(f"taken off or added to what a {formula!r} meter shows")
 
 
 def test_a_last_value_that_is_not_there_was_rejected() -> None:
@@ -287,6 +290,7 @@ def test_a_sum_that_fits_nothing_is_for_a_person() -> None:
     found = twice(of, 14)
     assert isinstance(found, Differs)
     assert (found.hold, found.expected, found.proposal) == (True, Decimal(17), None)
+    assert found.reason.endswith(f"proposed from {NOW - REPEAT + LATE:%Y-%m-%d %H:%M} UTC on")
     assert "Stripe shows 14 (17 with, 12 without)" in found.reason
     found = twice(of, 14, LATE)
     assert isinstance(found, Differs)

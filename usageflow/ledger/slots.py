@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from usageflow.db.exact import ExactDecimal, add, decimal_add, decimal_sum
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, UnitRow, table
+from usageflow.db.tables import ErrorReportRow, LaneRow, UnitRow, table
 from usageflow.ledger import lanes
 from usageflow.ledger.unit_states import following
 
@@ -35,12 +35,12 @@ COUNTED: Final = ("accepted", "settled")
 """The states of units that Stripe took."""
 OVER: Final = ("reissued", "written_off")
 """The states of units that will never be at Stripe."""
-UNSURE: Final = ("sending", "ambiguous", "held")
-"""The states of units that Stripe may or may not have, if there was an attempt."""
-GONE: Final = ("reissued", "quarantined")
-"""The states of units that Stripe should not have, though there was an attempt."""
+UNSURE: Final = ("sending", "ambiguous", "held", "quarantined")
+"""The states of units that Stripe may or may not have, if there was an attempt that it did not
+answer: one that is quarantined was refused when it was sent once more.
+"""
 
-_units, _lanes = table(UnitRow), table(LaneRow)
+_units, _lanes, _reports = table(UnitRow), table(LaneRow), table(ErrorReportRow)
 
 ACCEPTED: Final = _units.c.state == literal_column("'accepted'")
 """Written out, as the partial index has it."""
@@ -69,8 +69,14 @@ class Member(NamedTuple):
     occurred_at: datetime
     first_attempt_at: datetime | None
     resend_until: datetime | None
+    accepted_at: datetime | None
     attempts: int
     updated_at: datetime
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether Stripe may or may not have it; else it should not have it any more."""
+        return self.state in UNSURE and self.accepted_at is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +109,7 @@ def holdings(
         groups[row.hour].append(row)
     members: dict[datetime, list[Member]] = defaultdict(list)
     unclear = _of_members(series, hours).where(
-        _units.c.state.in_((*UNSURE, *GONE)), _units.c.first_attempt_at.is_not(None)
+        _units.c.state.in_((*UNSURE, "reissued")), _units.c.first_attempt_at.is_not(None)
     )
     for hour, *values in tx.session.execute(unclear):
         members[hour].append(Member(*values))
@@ -123,13 +129,14 @@ def lock(tx: Tx, series: Series, hour: datetime) -> list[int]:
     return lane_ids
 
 
-def settle(tx: Tx, series: Series, hour: datetime) -> None:
+def settle(tx: Tx, series: Series, hour: datetime, lane_ids: Sequence[int]) -> None:
     """Stripe was seen to have every accepted unit of this slot, whose lanes are locked.
 
     As `resolution.settled`, but for any number of units: a meter that does not add up may have a
     hundred thousand in an hour.
     """
-    ours = _joined(select(_units.c.id), series, [hour]).where(ACCEPTED)
+    locked = _units.c.lane_id.in_(lane_ids)
+    ours = _joined(select(_units.c.id), series, [hour]).where(ACCEPTED, locked)
     sums = select(_units.c.lane_id, decimal_sum(_units.c.quantity)).where(
         _units.c.id.in_(ours), _units.c.kind != "correction"
     )
@@ -146,33 +153,50 @@ def settle(tx: Tx, series: Series, hour: datetime) -> None:
     )
 
 
-def confirm(tx: Tx, series: Series, hour: datetime) -> None:
-    """Stripe was seen to have every settled unit of this slot still, whatever it told before."""
-    ours = _joined(select(_units.c.id), series, [hour]).where(SETTLED)
+def confirm(tx: Tx, series: Series, hour: datetime, lane_ids: Sequence[int]) -> None:
+    """Stripe was seen to have every settled unit still of this slot, whose lanes are locked."""
+    locked = _units.c.lane_id.in_(lane_ids)
+    ours = _joined(select(_units.c.id), series, [hour]).where(SETTLED, locked)
     tx.session.execute(update(_units).where(_units.c.id.in_(ours)).values(updated_at=tx.now))
 
 
-def taken_between(
-    tx: Tx,
-    series: Series,
-    hours: Sequence[datetime],
-    start: datetime,
-    end: datetime,
-    *,
-    told_at: datetime,
-) -> list[tuple[datetime, Member]]:
-    """The units of these hours that Stripe may have taken then, each with its hour; but for those
-    that it was seen to have after `told_at`.
+def suspects(
+    tx: Tx, series: Series, hours: Sequence[datetime], *, since: datetime
+) -> list[tuple[datetime, Member, str]]:
+    """The units of these hours that Stripe may have dropped by a report that does not name all, but
+    for those that it was seen to have afterwards: each with its hour and the report's codes.
+
+    Only reports of what was dropped after `since`.
     """
-    found = _of_members(series, hours).where(
-        unseen_since(told_at), _units.c.first_attempt_at <= end, _units.c.accepted_at >= start
+    span = select(func.min(_units.c.first_attempt_at), func.max(_units.c.accepted_at))
+    taken = _units.c.state.in_(COUNTED)
+    first, last = tx.session.execute(_joined(span, series, hours).where(taken)).one()
+    if last is None:
+        return []
+    is_about = (
+        _reports.c.account_id == series.account_id,
+        _reports.c.explained < _reports.c.error_count,
+        _reports.c.window_end >= max(first, since),
+        _reports.c.window_start <= last,
+        or_(_reports.c.event_name.is_(None), _reports.c.event_name == series.event_name),
     )
-    return [(hour, Member(*values)) for hour, *values in tx.session.execute(found)]
+    found = _of_members(series, hours).join(_reports, and_(*is_about))
+    rows = tx.session.execute(found.add_columns(_reports.c.codes).where(is_suspect()))
+    return [(hour, Member(*values), codes) for hour, *values, codes in rows]
 
 
-def unseen_since(moment: datetime | ColumnElement[datetime]) -> ColumnElement[bool]:
-    """Whether Stripe took a unit, and was not seen to have it since."""
-    return or_(ACCEPTED, and_(SETTLED, _units.c.updated_at < moment))
+def is_suspect() -> ColumnElement[bool]:
+    """Whether Stripe took a unit in the window of a report, and was not seen to have it since."""
+    return and_(
+        or_(ACCEPTED, and_(SETTLED, _units.c.updated_at < _reports.c.received_at)),
+        _units.c.accepted_at >= _reports.c.window_start,
+        _units.c.first_attempt_at <= _reports.c.window_end,
+    )
+
+
+def unanswered() -> ColumnElement[bool]:
+    """Whether a unit was sent and never accepted."""
+    return _units.c.first_attempt_at.is_not(None) & _units.c.accepted_at.is_(None)
 
 
 def first_usage(tx: Tx, series: Series, hour: datetime) -> datetime:
@@ -199,7 +223,7 @@ def _grouped(series: Series, hours: Sequence[datetime]) -> Select[Any]:
         _units.c.hour,
         _units.c.kind,
         _units.c.state,
-        _units.c.first_attempt_at.is_not(None).label("attempted"),
+        unanswered().label("unanswered"),
     )
     sums = (
         decimal_sum(_units.c.quantity).label("quantity"),
@@ -254,7 +278,7 @@ def _holding(
 
 def _is_coming(row: Any) -> bool:
     """Whether these units are certainly not at Stripe, and may still be."""
-    unsure = row.state in UNSURE and row.attempted
+    unsure = row.state in UNSURE and row.unanswered
     return row.state not in (*COUNTED, *OVER) and not unsure
 
 

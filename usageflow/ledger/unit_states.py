@@ -23,6 +23,7 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
     ("accepted", "settle"): "settled",
     ("ambiguous", "settle"): "settled",
     ("held", "settle"): "settled",
+    ("quarantined", "settle"): "settled",
     ("ambiguous", "hold"): "held",
     ("accepted", "reject"): "quarantined",
     ("settled", "reject"): "quarantined",

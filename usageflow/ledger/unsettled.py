@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from usageflow.db.session import Tx
 from usageflow.db.tables import ErrorReportRow, LaneRow, ReconciliationRow, UnitRow, table
-from usageflow.ledger.slots import ACCEPTED, OVER, Series, unseen_since
+from usageflow.ledger.slots import ACCEPTED, OVER, Series, is_suspect, unanswered
 
 EXPIRED: Final = 2
 """Rank of a unit that nobody may send again: its lane waits for the comparison."""
@@ -122,10 +122,14 @@ def _quiet(scope: Scope, series: Series | None) -> Select[Any]:
     closed = _unsettled(scope, CLOSED).where(
         ACCEPTED, _units.c.hour < scope.closed, ~_has_difference(recent, _FOR_PERSON)
     )
-    held = _unsettled(scope, CLOSED).where(
-        _units.c.state == "held", _units.c.first_attempt_at.is_not(None), ~_has_difference(recent)
+    seen_twice = _differences.c.checked_at > _differences.c.observed_at
+    stuck = _unsettled(scope, CLOSED).where(
+        _units.c.state.in_(("held", "quarantined")),
+        unanswered(),
+        _units.c.updated_at <= scope.quiet,
+        ~_has_difference(recent, seen_twice),
     )
-    parts = (closed, held, _differing(scope, ~recent))
+    parts = (closed, stuck, _differing(scope, ~recent))
     found = union_all(*(_within(part, scope, series) for part in parts)).subquery()
     fresh = _unsettled(scope, CLOSED).where(ACCEPTED, _units.c.accepted_at > scope.quiet)
     fresh = _within(fresh, scope, series).with_only_columns(*_SLOT)
@@ -197,9 +201,7 @@ def _suspects(tx: Tx, scope: Scope, *of: ColumnElement[bool]) -> Select[Any] | N
         .where(
             *is_open,
             _units.c.hour >= first - _AGE_MAX,
-            unseen_since(_reports.c.received_at),
-            _units.c.accepted_at >= _reports.c.window_start,
-            _units.c.first_attempt_at <= _reports.c.window_end,
+            is_suspect(),
             ~_has_difference(_differences.c.checked_at >= _reports.c.received_at),
         )
     )

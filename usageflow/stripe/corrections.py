@@ -44,6 +44,8 @@ def apply(
         if isinstance(found, str):
             return found
         row, slot, lane_ids = found
+        if row.proposal is None:
+            return f"nothing is proposed for difference {difference_id}: {row.reason}"
         if not _still_proposed(tx, row, slot):
             return CHANGED
         event_name, identifier, cancels = row.event_name, row.identifier, row.proposal == "cancel"
@@ -102,7 +104,6 @@ def _still_proposed(tx: Tx, row: ReconciliationRow, slot: Slot) -> bool:
     return (
         isinstance(judgement, Differs)
         and judgement.expected == row.expected
-        and judgement.proposal is not None
         and judgement.proposal == _proposal(row)
     )
 

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, case, delete, func, or_, select, update
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert, insert_new
 from usageflow.db.tables import LaneRow, StripeCustomerRow, table
+from usageflow.ledger import lanes
 from usageflow.stripe import identity_lanes
 from usageflow.stripe.identities import Identity, Meant, Moment, Place, place
 from usageflow.stripe.identity_lanes import by_field
@@ -138,8 +139,29 @@ def forget(tx: Tx, account_id: str, stripe_customer_id: str, at: datetime | None
     When it had which values is kept, and what comes late of moments before is added. A person's
     word for it ends. Should it be seen again, this was not so.
     """
-    at = tx.now if at is None else at
     _take_turns(tx, account_id)
+    _moved(tx, account_id, _forgotten(tx, account_id, stripe_customer_id, at or tx.now))
+
+
+def forget_all(
+    tx: Tx, account_id: str, customer_ids: Collection[str], lane_ids: Collection[int]
+) -> None:
+    """As `forget`, several at once and now. All their lanes, and these, are locked in one order."""
+    _take_turns(tx, account_id)
+    had = {
+        identity
+        for customer_id in customer_ids
+        for identity in _forgotten(tx, account_id, customer_id, tx.now)
+    }
+    theirs = (lane.lane_id for lane in identity_lanes.having(tx, account_id, had))
+    lanes.lock(tx, {*theirs, *lane_ids})
+    _moved(tx, account_id, had)
+
+
+def _forgotten(
+    tx: Tx, account_id: str, stripe_customer_id: str, at: datetime
+) -> Collection[Identity]:
+    """Note that the customer is gone; the identities that it had."""
     row = _rows.c
     its = row.account_id == account_id, row.stripe_customer_id == stripe_customer_id
     had = tx.session.execute(select(row.field, row.value).where(*its, row.valid_from <= at)).all()
@@ -150,7 +172,7 @@ def forget(tx: Tx, account_id: str, stripe_customer_id: str, at: datetime | None
         update(_rows).where(*its, row.valid_from < at, lasted).values(valid_until=at)
     )
     _insert(tx, account_id, [("", "", stripe_customer_id, at, at)])
-    _moved(tx, account_id, {(field, value) for field, value in had})
+    return {(field, value) for field, value in had}
 
 
 def attach(tx: Tx, account_id: str, identity: Identity, stripe_customer_id: str) -> int:

@@ -18,7 +18,7 @@ from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import ErrorReportRow, LaneRow, StripeMeterRow, UnitRow
 from usageflow.errors import DatabaseError
-from usageflow.ledger import lanes, resolution, unsettled
+from usageflow.ledger import resolution, unsettled
 from usageflow.ledger.slots import COUNTED
 from usageflow.ledger.unsettled import Scope
 from usageflow.stripe import cursor, directory
@@ -64,6 +64,9 @@ def poll(
     new = 0
     for report in gateway.error_reports_since(since):
         try:
+            with db.reading() as tx:
+                if _is_known(tx, account_id, report):
+                    continue
             with db.transaction() as tx:
                 new += consume(tx, account_id, report)
         except DatabaseError:
@@ -85,6 +88,10 @@ def close_compared(db: Database, scope: Scope) -> None:
         for report in reports:
             if not unsettled.is_suspected(tx, scope, report.event_id):
                 report.state = "closed"
+
+
+def _is_known(tx: Tx, account_id: str, report: ErrorReport) -> bool:
+    return tx.session.get(ErrorReportRow, (account_id, report.event_id)) is not None
 
 
 def _insert(tx: Tx, account_id: str, report: ErrorReport) -> bool:
@@ -115,7 +122,7 @@ def _event_name(tx: Tx, account_id: str, meter_id: str | None) -> str | None:
 
 def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> Mapping[str | None, UnitRow]:
     """Our units among these, by identifier, with their lanes locked; customers that do not exist
-    are forgotten, before that, as everywhere.
+    are forgotten.
     """
     missing = {one.identifier for one in samples if one.code == CUSTOMER_NOT_FOUND}
     ours = (
@@ -128,10 +135,8 @@ def _named(tx: Tx, account_id: str, samples: Sequence[Sample]) -> Mapping[str | 
         .execution_options(populate_existing=True)
     )
     before = tx.session.exec(ours).all()
-    gone = {unit.stripe_customer_id for unit in before if unit.identifier in missing}
-    for customer_id in sorted(one for one in gone if one is not None):
-        directory.forget(tx, account_id, customer_id)
-    lanes.lock(tx, {unit.lane_id for unit in before})
+    gone = {str(unit.stripe_customer_id) for unit in before if unit.identifier in missing}
+    directory.forget_all(tx, account_id, gone, {unit.lane_id for unit in before})
     return {unit.identifier: unit for unit in tx.session.exec(ours)}
 
 

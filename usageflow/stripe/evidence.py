@@ -11,13 +11,12 @@ from decimal import Decimal
 from typing import Final, cast
 
 import msgspec
-from sqlmodel import col, or_, select
 
 from usageflow.db.exact import add
 from usageflow.db.session import Tx
-from usageflow.db.tables import ErrorReportRow, StripeMeterRow
+from usageflow.db.tables import StripeMeterRow
 from usageflow.ledger import slots
-from usageflow.ledger.slots import UNSURE, Holding, Member, Series
+from usageflow.ledger.slots import Holding, Member, Series
 from usageflow.stripe import differences
 from usageflow.stripe.meter_events import Meter
 from usageflow.stripe.settlement import PAST, Doubt, Formula, Sent, Slot
@@ -81,8 +80,8 @@ def _evidence(
         expected = Decimal(holding.number)
     elif formula == "last":
         expected_at, expected = holding.latest or (None, _NOTHING)
-    unsure = [member for member in holding.members if member.state in UNSURE]
-    gone = [member for member in holding.members if member.state not in UNSURE]
+    unsure = [member for member in holding.members if member.is_unsure]
+    gone = [member for member in holding.members if not member.is_unsure]
     slot = Slot(
         formula=formula,
         hour=holding.hour,
@@ -109,8 +108,9 @@ def _sent(member: Member, formula: Formula) -> Sent:
 
 
 def _doubt(member: Member, formula: Formula) -> Doubt:
-    """A held unit had come to rest before it was held."""
+    """A held unit had come to rest before it was held; a refused one is not sent any more."""
     sent_at = _sent_at(member)
+    going = {"sending": None, "ambiguous": member.resend_until or sent_at}
     return Doubt(
         unit_id=member.unit_id,
         identifier=member.identifier,
@@ -118,8 +118,8 @@ def _doubt(member: Member, formula: Formula) -> Doubt:
         sent_at=sent_at,
         occurred_at=member.occurred_at,
         moved_at=sent_at if member.state == "held" else member.updated_at,
-        rests_at=None if member.state == "sending" else member.resend_until or sent_at,
-        held=member.state == "held",
+        rests_at=going.get(member.state, sent_at),
+        held=member.state not in going,
         correction=member.kind == "correction",
     )
 
@@ -135,25 +135,9 @@ def _sent_at(member: Member) -> datetime:
 
 def _reported(tx: Tx, series: Series, hours: Sequence[datetime]) -> dict[datetime, _Reported]:
     """What Stripe reported without naming every event, by the hour of units it may be about."""
-    reports = tx.session.exec(
-        select(ErrorReportRow).where(
-            col(ErrorReportRow.account_id) == series.account_id,
-            col(ErrorReportRow.explained) < col(ErrorReportRow.error_count),
-            col(ErrorReportRow.window_end) > tx.now - PAST,
-            or_(
-                col(ErrorReportRow.event_name).is_(None),
-                col(ErrorReportRow.event_name) == series.event_name,
-            ),
-        )
-    ).all()
     found: dict[datetime, _Reported] = {}
-    for report in reports:
-        codes: dict[str, int] = msgspec.json.decode(report.codes)
-        window = report.window_start, report.window_end
-        for hour, member in slots.taken_between(
-            tx, series, hours, *window, told_at=report.received_at
-        ):
-            reported = found.setdefault(hour, _Reported({}, set()))
-            reported.suspects[member.unit_id] = member
-            reported.codes.update(codes)
+    for hour, member, codes in slots.suspects(tx, series, hours, since=tx.now - PAST):
+        reported = found.setdefault(hour, _Reported({}, set()))
+        reported.suspects[member.unit_id] = member
+        reported.codes.update(msgspec.json.decode(codes, type=dict[str, int]))
     return found

@@ -135,6 +135,7 @@ def _compare(db: Database, page: Page, gateway: StripeGateway, report: Report) -
         shown = _shown(gateway, page)
     except DeliveryError as error:
         if getattr(error.__cause__, "http_status", None) not in _OF_THIS_READ:
+            reads.give_back(db, page.series.account_id)
             raise
         report.unread[f"{page.series.event_name} of {page.series.stripe_customer_id}"] = str(error)
         return
@@ -164,7 +165,7 @@ def _conclude(
 ) -> Judgement | None:
     """Judge one slot and act on it. None, and nothing is done, if it has changed since `before`."""
     series = page.series
-    slots.lock(tx, series, hour)
+    lane_ids = slots.lock(tx, series, hour)
     if evidence.gather(tx, series, page.formula, [hour])[hour] != before:
         return None
     row = differences.current(tx, series, [hour]).get(hour)
@@ -172,9 +173,9 @@ def _conclude(
     judgement = judge(slot, observed, now=tx.now, seen=differences.seen(row))
     match judgement:
         case Agrees():
-            slots.settle(tx, series, hour)
+            slots.settle(tx, series, hour, lane_ids)
             if slot.suspects:
-                slots.confirm(tx, series, hour)
+                slots.confirm(tx, series, hour, lane_ids)
             differences.resolve(tx, row)
         case Decides():
             _decide(tx, series, judgement)

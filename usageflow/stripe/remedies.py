@@ -11,12 +11,10 @@ from sqlmodel import col, select
 
 from usageflow.catalog import audit
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, UnitRow
+from usageflow.db.tables import LaneRow, StripeAccountRow, UnitRow
 from usageflow.ledger import lanes, resolution
-from usageflow.ledger.slots import Series
-from usageflow.periods import HOUR
-from usageflow.stripe import differences
-from usageflow.stripe.settlement import LAG, PAST, REPEAT
+from usageflow.stripe.accounts import OF_STRIPE
+from usageflow.stripe.settlement import PAST
 
 STUCK: Final = ("quarantined", "held")
 """The states of units that nothing sends any more."""
@@ -48,18 +46,19 @@ def refused_with(tx: Tx, organization_id: str, code: str) -> Sequence[str]:
 def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
     """Send units again, after what was in their way is mended.
 
-    As they are if Stripe certainly never took them. Else another unit carries the quantity: Stripe
-    said that it dropped this one, or was compared since and does not show it.
+    As they are if Stripe certainly never took them, or if the other side knows an identifier for
+    ever. Another unit carries the quantity if Stripe said that it dropped this one. One that it may
+    have is left to the comparison, which sends it again or settles it.
     """
 
     def again(unit: UnitRow, lane: LaneRow) -> Outcome:
         if tx.now - unit.occurred_at > PAST:
             told = "it is too old for Stripe; `usageflow inbox carry` makes it usage of now"
             return Outcome(unit.identifier, False, told)
-        if unit.first_attempt_at is None:
+        if unit.first_attempt_at is None or not _compares(tx, lane):
             resolution.send_again(tx, unit)
             return Outcome(unit.identifier, True, "goes out again as it is")
-        return _doubt(tx, unit, lane) or _reissued(tx, unit, "goes out again", later=False)
+        return _doubt(unit) or _reissued(tx, unit, "goes out again", later=False)
 
     return _each(
         tx, organization_id, identifiers, again, action="inbox.retry", states=STUCK, actor=actor
@@ -69,11 +68,11 @@ def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: st
 def carry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
     """Let another unit carry what is too old for Stripe: there it is usage of now."""
 
-    def over(unit: UnitRow, lane: LaneRow) -> Outcome:
+    def over(unit: UnitRow, _: LaneRow) -> Outcome:
         if tx.now - unit.occurred_at <= PAST:
             told = "Stripe still takes usage of its time; use `usageflow inbox retry`"
             return Outcome(unit.identifier, False, told)
-        return _doubt(tx, unit, lane) or _reissued(tx, unit, "is carried over", later=True)
+        return _doubt(unit) or _reissued(tx, unit, "is carried over", later=True)
 
     return _each(
         tx, organization_id, identifiers, over, action="inbox.carry", states=STUCK, actor=actor
@@ -154,26 +153,21 @@ def _in_the_way(unit: UnitRow) -> str:
     return f"it is {unit.state.replace('_', ' ')}, and needs nobody"
 
 
-def _doubt(tx: Tx, unit: UnitRow, lane: LaneRow) -> Outcome | None:
-    """Why a unit must not go out again yet: Stripe may have it after all. None if it has not."""
+def _compares(tx: Tx, lane: LaneRow) -> bool:
+    """Whether what the lane's account has can be read and compared, as Stripe's can."""
+    return tx.session.get_one(StripeAccountRow, lane.account_id).kind in OF_STRIPE
+
+
+def _doubt(unit: UnitRow) -> Outcome | None:
+    """Why a unit must not go out again: Stripe may have it after all. None if it has not.
+
+    No difference that is known tells that: several units may be in doubt, and one of them there.
+    """
     if unit.first_attempt_at is None or unit.accepted_at is not None:
         return None  # it was never sent; or Stripe took it, and said later that it dropped it
-    compared_at = max(unit.hour + HOUR, unit.updated_at) + LAG + REPEAT
-    if tx.now < compared_at:
-        told = (
-            f"Stripe may have it; both sides have been compared by {compared_at:%Y-%m-%d %H:%M} "
-            f"UTC, so try again then"
-        )
-        return Outcome(unit.identifier, False, told)
-    series = Series(
-        lane.organization_id, lane.account_id, str(unit.stripe_customer_id), lane.event_name
-    )
-    found = differences.current(tx, series, [unit.hour]).get(unit.hour)
-    if found is None or found.state != "open" or found.observed <= found.expected:
-        return None
     told = (
-        f"Stripe shows more than it should for {unit.hour:%Y-%m-%d %H:00} UTC, perhaps because it "
-        f"has this unit: see difference {found.id} of `usageflow reconcile`"
+        "Stripe may have it: comparing both sides settles it, or sends it again; if that takes "
+        "longer than a day, `usageflow reconcile` shows why"
     )
     return Outcome(unit.identifier, False, told)
 

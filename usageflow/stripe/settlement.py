@@ -224,12 +224,14 @@ def _doubtful(slot: Slot, observed: Decimal, now: datetime, seen: Seen | None) -
     too_old = bool(lost) and slot.hour < now - PAST
     if there is not None and not too_old:
         return Decides(_ids(there), _ids(lost), reason)
+    lasts = now >= since + LATE
+    reason += "; it is too old to be sent again" if too_old else ""
     return Differs(
         classification="unsettled",
         expected=expected,
-        reason=f"{reason}; it is too old to be sent again" if too_old else reason,
+        reason=reason if lasts else reason + _later(since + LATE),
         since=since,
-        proposal=_signed(slot, expected, observed) if now >= since + LATE else None,
+        proposal=_signed(slot, expected, observed) if lasts else None,
         hold=True,
     )
 
@@ -315,13 +317,30 @@ def _doubt_words(slot: Slot, observed: Decimal, there: tuple[Doubt, ...] | None)
 
 def _different(slot: Slot, observed: Decimal, now: datetime, since: datetime) -> Differs:
     classification, reason = _classified(slot, observed, now)
+    reason += _rounded(slot.expected, observed)
+    proposal = None if classification == "late" else _proposal(slot, observed, now)
     return Differs(
         classification=classification,
         expected=slot.expected,
-        reason=reason + _rounded(slot.expected, observed),
+        reason=reason if proposal else reason + _unproposed(slot, classification, now),
         since=since,
-        proposal=None if classification == "late" else _proposal(slot, observed, now),
+        proposal=proposal,
     )
+
+
+def _unproposed(slot: Slot, classification: Classification, now: datetime) -> str:
+    """Why nothing is proposed, and from when on something will be."""
+    waits = LATE if classification == "late" else LAG
+    last = max((at for at in (slot.accepted_at, slot.corrected_at) if at), default=None)
+    if last is not None and now < last + waits:
+        return _later(last + waits)
+    if slot.formula != "sum":
+        return f"; nothing can be taken off or added to what a {slot.formula!r} meter shows"
+    return ""
+
+
+def _later(moment: datetime) -> str:
+    return f"; what to do is proposed from {moment:%Y-%m-%d %H:%M} UTC on"
 
 
 def _classified(slot: Slot, observed: Decimal, now: datetime) -> tuple[Classification, str]:
