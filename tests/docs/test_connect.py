@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from usageflow.api.stripe_webhooks import PATH
-from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.organizations import default_organization, required
 from usageflow.catalog.policies import publish
 from usageflow.cli import main
 from usageflow.config import Settings
@@ -109,24 +109,26 @@ def test_the_commands_run_as_written(
             monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\n"))
         elif words[0] == "secrets":
             monkeypatch.setenv("USAGEFLOW_ENCRYPTION_KEYS", f"{NEW},{OLD}")
-        elif words[1] != "connect":
-            joined(db)
+        elif words[1] == "disconnect":
+            joined(db, "acct_1", organization="acme")
+        elif words[0] == "stripe" and words[1] != "connect":
+            joined(db, "acct_2")
         assert run(words) == (1 if words == ["stripe", "sync-meters"] else 0), line
-    assert len(ran) == 13
+    assert len(ran) == 17
 
 
-def joined(db: Database) -> None:
-    """Connect acct_1, as its owner does with the link."""
+def joined(db: Database, account: str, *, organization: str = "default") -> None:
+    """Connect an account, as its owner does with the link."""
     settings = Settings.read()
     with db.transaction() as tx:
-        link = connect.link(tx, settings, default_organization(tx))
+        link = connect.link(tx, settings, required(tx, organization))
     begun = connect.begin(db, httpx.URL(link).params["ticket"])
     assert begun is not None
-    url = f"{connect.authorize_url(settings, begun.state)}&_emulator_decision=connect:acct_1"
+    url = f"{connect.authorize_url(settings, begun.state)}&_emulator_decision=connect:{account}"
     code = httpx.URL(httpx.get(url).headers["location"]).params["code"]
     organization_id = connect.claim(db, begun.state, begun.session)
     assert organization_id is not None
-    assert connect.complete(db, settings, organization_id, code) == "acct_1"
+    assert connect.complete(db, settings, organization_id, code) == account
 
 
 def test_the_fields_of_the_document_are_told(written: str) -> None:
