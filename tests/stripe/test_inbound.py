@@ -128,6 +128,12 @@ def test_what_is_no_event_is_none(raw: dict[str, Any]) -> None:
     assert inbound_event(raw) is None
 
 
+@pytest.mark.parametrize("created", [10**12, 10**17, 10**30], ids=["year", "system", "size"])
+def test_a_moment_that_is_none_is_no_event(created: int) -> None:
+    """Each is refused in another way."""
+    assert inbound_event(snapshot(created=created)) is None
+
+
 def test_a_report_counts_by_reason() -> None:
     """All counts, the samples there are, and the window they fell into."""
     samples: list[dict[str, Any]] = [

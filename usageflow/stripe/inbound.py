@@ -18,7 +18,8 @@ NO_METER_FOUND: Final = "v1.billing.meter.no_meter_found"
 """The same for meter events whose event name no meter has."""
 KEY_SEPARATOR: Final = "."
 """Between the identifier of a meter event and the rest of an idempotency key; in no identifier."""
-_UNKNOWN_FORM: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+_UNKNOWN_FORM: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError)
+"""The last two for a moment that is none."""
 
 Shape = TypeVar("Shape")
 
@@ -126,7 +127,7 @@ def understood(
 def error_report(raw: Mapping[str, Any]) -> ErrorReport:
     """A report from the whole thin event (not from its notification, which has no data).
 
-    Raises KeyError, TypeError, ValueError, AttributeError or OverflowError if it is none.
+    Raises one of _UNKNOWN_FORM if it is none.
     """
     data, dropped_by = raw["data"], raw.get("related_object") or {}
     kinds = data["reason"]["error_types"]
