@@ -153,6 +153,16 @@ def test_a_report_counts_by_reason() -> None:
     assert found.message == "There are 7 invalid events"
 
 
+def test_a_report_may_say_little() -> None:
+    """How many were dropped, and when, is what matters."""
+    raw = report([{"request": {"identifier": "uf1_a"}}])
+    del raw["data"]["developer_message_summary"]
+    del raw["data"]["reason"]["error_types"][0]["sample_errors"]
+    found = error_report(raw)
+    assert (found.error_count, found.message) == (7, "")
+    assert found.samples == (Sample("meter_event_customer_not_found", "", "uf1_a"),)
+
+
 @pytest.mark.parametrize("related", [None, {}])
 def test_a_report_without_a_meter_has_none(related: Any) -> None:
     """Both forms of nothing have been seen."""

@@ -127,7 +127,8 @@ def understood(
 def error_report(raw: Mapping[str, Any]) -> ErrorReport:
     """A report from the whole thin event (not from its notification, which has no data).
 
-    Raises one of _UNKNOWN_FORM if it is none.
+    One whose samples say little, or nothing, still tells how many were dropped, and when. Raises
+    one of _UNKNOWN_FORM if it does not.
     """
     data, dropped_by = raw["data"], raw.get("related_object") or {}
     kinds = data["reason"]["error_types"]
@@ -138,13 +139,17 @@ def error_report(raw: Mapping[str, Any]) -> ErrorReport:
         codes={kind["code"]: kind["error_count"] for kind in kinds},
         error_count=data["reason"]["error_count"],
         samples=tuple(
-            Sample(kind["code"], sample["error_message"], _identifier(sample.get("request") or {}))
+            Sample(
+                kind["code"],
+                sample.get("error_message") or "",
+                _identifier(sample.get("request") or {}),
+            )
             for kind in kinds
-            for sample in kind["sample_errors"]
+            for sample in kind.get("sample_errors") or ()
         ),
         window_start=datetime.fromisoformat(data["validation_start"]),
         window_end=datetime.fromisoformat(data["validation_end"]),
-        message=data["developer_message_summary"],
+        message=data.get("developer_message_summary") or "",
     )
 
 
