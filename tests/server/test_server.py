@@ -171,7 +171,7 @@ def test_it_serves_keys_made_while_it_runs_and_stops_cleanly(
     log = "".join(serving.log)
     assert f"serving {serving.url}" in log
     assert f"sqlite:///{tmp_path / 'usageflow.db'}, 1 policies" in log
-    assert "no Stripe key" in log
+    assert "no account to forward to yet" in log
     assert "alembic" not in log
     made = command("keys", "create", "--name", "edge", "--scope", "usage.write")
     headers = {"x-usageflow-api-key": made.stdout.strip()}

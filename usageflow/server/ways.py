@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import timedelta
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -18,7 +17,7 @@ from usageflow.db.tables import StripeAccountRow
 from usageflow.forwarding.forwarder import Addresses, Forwarder
 from usageflow.forwarding.sink import Sink
 from usageflow.server.cloudevents import CloudEventsAccount
-from usageflow.stripe import accounts, catch_up, error_reports
+from usageflow.stripe import accounts, catch_up
 from usageflow.stripe.access import AccountAccess, accounts_to_serve
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import StripeAddresses
@@ -38,8 +37,6 @@ LEASE_CALLS: Final = 4
 """Calls that one lease must outlive: search, two customers, the event."""
 PAUSE_S_MIN, PAUSE_S_MAX = 60.0, 3_600.0
 """First and longest pause before a paused account is tried again: one refused call each time."""
-REPORTS_AGE: Final = timedelta(days=2)
-"""How far back Stripe is asked for error reports; each is dealt with once."""
 
 logger = logging.getLogger("usageflow.server")
 
@@ -244,9 +241,6 @@ def comparing(
 
     def ask() -> int:
         catch_up.poll(db, account_id, gateway, lambda _: meters.want())
-        with db.reading() as tx:
-            since = tx.now - REPORTS_AGE
-        error_reports.poll(db, account_id, gateway, since)
         return 0  # it is not due again at once
 
     def compare() -> int:

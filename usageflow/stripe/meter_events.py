@@ -6,6 +6,7 @@ The same unit gives the same event, for ever: its identifier must never come wit
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+
 from usageflow.ledger.splitting import UNIT_DIGITS_MAX, digits
 from usageflow.ledger.verdicts import Held
 
