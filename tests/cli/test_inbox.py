@@ -1,6 +1,7 @@
 """`usageflow inbox`: what needs a person, exactly, newest first, and how much there is."""
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -163,14 +164,15 @@ def test_json_is_exact(run: Run, full: str) -> None:
 def test_the_table_is_for_people(run: Run, full: str) -> None:
     """A row each; what came from outside can neither break a row nor command a terminal."""
     header, _, *rows = run("inbox", "--database", full).out.splitlines()
-    assert header.split()[:2] == ["what", "when"]
+    assert header.split()[:3] == ["what", "id", "when"]
     assert [row.split("  ")[0].strip() for row in rows] == [
         *("gap event", "parked unit", "inbox event", "rejected line"),
     ]
     cells = [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
     where = "calls: GET /v1/items/:id 200"
     assert cells[0][1:] == ["2026-11-21 09:33", "API_CALL", where, "?", EXACT, "disk full"]
-    assert cells[1][2:] == ["calls", "account_id acct_1", EXACT, "no Stripe customer"]
+    assert re.fullmatch(r"uf1_\w{12}", cells[1][1])
+    assert cells[1][3:] == ["calls", "account_id acct_1", EXACT, "no Stripe customer"]
     assert "\x1b" not in rows[2]
     assert cells[2][2:6] == ["API_CALL", where, "account_id acct_1", "?"]
     assert cells[3][2:5] == ["?", "?", "?"]
@@ -228,7 +230,8 @@ def test_a_difference_says_what_stripe_lacks(run: Run, full: str) -> None:
     }
     table = run("inbox", "--database", full).out.splitlines()
     (row,) = (line for line in table if line.startswith("rejected difference"))
-    assert row.split()[4:6] == ["calls", "cus_1"]
+    assert row.split()[2] == "1"
+    assert row.split()[5:7] == ["calls", "cus_1"]
 
 
 def test_a_refused_line_is_known_by_its_id(run: Run, url: str) -> None:

@@ -207,3 +207,33 @@ def test_what_is_no_identity_or_customer_is_refused(
     assert err.startswith("usageflow: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def test_the_beginning_of_an_identifier_will_do(run: Run, url: str) -> None:
+    """As the inbox shows it, if it is long enough and of one unit alone."""
+    shown = run("inbox", "--database", url).out
+    unit = unit_of(url, "quarantined")
+    begin = unit.identifier[:16]
+    assert f"  {begin}  " in shown
+    short = run("inbox", "retry", begin[:11], "--database", url)
+    assert short.err == f"{begin[:11]}: there is no such unit\n"
+    out = f"{unit.identifier}: goes out again as it is\n"
+    assert run("inbox", "retry", begin, "--database", url) == (0, out, "")
+
+
+def test_a_beginning_of_several_is_refused(run: Run, url: str) -> None:
+    """Which of them is meant, a person has to say."""
+    with closing(Database.open(url)) as db, db.transaction() as tx:
+        for unit in tx.session.exec(select(UnitRow)).all():
+            tx.session.add(
+                UnitRow(
+                    **unit.model_dump(exclude={"id", "identifier", "sequence"}),
+                    identifier=f"uf1_aaaaaaaaaaaa{unit.id}",
+                    sequence=100,
+                )
+            )
+    several = run("inbox", "carry", "uf1_aaaaaaaaaaaa", "--database", url)
+    assert (several.status, several.err) == (
+        1,
+        "usageflow: 3 units begin with uf1_aaaaaaaaaaaa; tell more of it\n",
+    )

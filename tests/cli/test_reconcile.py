@@ -230,6 +230,19 @@ def test_what_could_not_be_compared_is_told(
     assert "today's reads are used up" in run("reconcile").out
 
 
+def test_what_cannot_be_compared_yet_is_told(run: Run, books: Books) -> None:
+    """How many units wait, and until when; so nobody wonders about an empty comparison."""
+    assert "until the hour is over" not in run("reconcile").out
+    with books.database.transaction() as tx:
+        unit = tx.session.exec(select(UnitRow)).one()
+        unit.state, unit.accepted_at = "accepted", NOW
+        until = NOW + timedelta(hours=2)
+    assert (
+        "1 unit waits until the hour is over for 2 hours; the next can be compared at "
+        f"{until:%Y-%m-%d %H:%M} UTC"
+    ) in run("reconcile").out
+
+
 def test_what_is_late_has_no_proposal(run: Run, books: Books) -> None:
     """It is shown, and there is nothing to apply."""
     books.emulator.set(summary_lag_s=3_600)

@@ -77,6 +77,30 @@ def test_the_table_ends_with_its_sum_check(run: Run, url: str) -> None:
     assert (blank, last) == ("", "adds up")
 
 
+def test_what_is_in_no_sum_is_told(run: Run, url: str) -> None:
+    """Of now, for a person: nobody knows whose it is, so it is under no event name."""
+    for count, words in ((1, "1 event is in no sum"), (2, "2 events are in no sum")):
+        line = encode(
+            UsageEvent(
+                id=f"unknown-{count}",
+                policy="calls",
+                policy_version="1",
+                metric="API_CALL",
+                identity=Identity("account_id", None),
+                quantity=Decimal(1),
+                occurred_at=NOW,
+                state="inbox",
+                reason="no header x-account-id",
+            )
+        )
+        with closing(Database.open(url)) as db, db.transaction() as tx:
+            store.append(tx, default_organization(tx), [line], unknown_metric="create")
+        last = run("statement", "--database", url).out.splitlines()[-1]
+        assert last == f"{words}: nobody knows whose or how much; see `usageflow inbox`"
+    stored = run("statement", "--at", "2026-11-21T09", "--database", url)
+    assert stored.out.splitlines()[-1] == "adds up"
+
+
 def test_what_does_not_add_up_is_the_last_line_and_fails(run: Run, url: str) -> None:
     """For a person and for a script; the statement of an hour before stays what it was."""
     lose(url)

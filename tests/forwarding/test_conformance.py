@@ -281,3 +281,13 @@ def test_it_is_a_command(
     monkeypatch.setitem(sys.modules, "my_trials", sys.modules[__name__])
     assert main(f"my_trials:{factory}") == code
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["", "my_trials", "no.such:trial", "usageflow:nothing", ":x"])
+def test_a_name_that_is_none_is_told(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with how it is used."""
+    assert main(target) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: python -m usageflow.forwarding.conformance MODULE:FACTORY")
+    assert err.count("\n") == 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlmodel import col, select
 
-from usageflow.db.tables import AuditRow, LaneRow, StripeAccountRow, UnitRow
+from usageflow.db.tables import AuditRow, LaneRow, StripeAccountRow, StripeMeterRow, UnitRow
 from usageflow.ledger import resolution
 from usageflow.stripe import remedies
 from usageflow.stripe.remedies import Outcome
@@ -134,6 +134,37 @@ def test_what_is_too_old_is_carried_over(way: "Way", stuck: Stuck, apply: Remedy
     assert outcome == Outcome(identifier, True, f"is carried over as {new.identifier}")
     assert (old.state, new.occurred_at, new.quantity) == ("reissued", way.clock.now, old.quantity)
     assert audited(way) == [("ada", "inbox.carry", identifier)]
+
+
+@pytest.mark.parametrize(("window", "quantity"), [("hour", "1"), (None, f"1{'0' * 20}")])
+def test_what_can_never_be_told_is_not_tried(
+    way: "Way", apply: Remedy, window: str | None, quantity: str
+) -> None:
+    """It would only be held once more; the way out is named. Another sink may take it."""
+    way.use(quantity)
+    with way.database.transaction() as tx:
+        unit = tx.session.exec(select(UnitRow)).one()
+        unit.state, identifier = "held", unit.identifier
+        meter = StripeMeterRow(
+            account_id=way.account_id,
+            event_name="tokens",
+            meter_id="mtr_1",
+            formula="sum",
+            status="active",
+            event_time_window=window,
+            refreshed_at=tx.now,
+        )
+        tx.session.add(meter)
+    (outcome,) = apply(remedies.retry, identifier)
+    assert outcome.told.startswith("cannot be sent: its ")
+    assert outcome.told.endswith("; `usageflow inbox write-off` gives it up")
+    way.clock.now += timedelta(days=35)
+    assert apply(remedies.carry, identifier) == [outcome]
+    assert states(way) == ["held"]
+    with way.database.transaction() as tx:
+        tx.session.get_one(StripeAccountRow, way.account_id).kind = "cloudevents"
+    (outcome,) = apply(remedies.carry, identifier)
+    assert outcome.done
 
 
 def test_old_and_in_doubt_is_not_carried_over_blindly(

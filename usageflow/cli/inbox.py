@@ -22,7 +22,12 @@ SHOWN_MAX: Final = 50
 KEYS_MAX: Final = 500
 """Keys in one statement: well below the least number of variables a database takes."""
 
-HEADER: Final = ("what", "when", "metric or meter", "where", "identity", "quantity", "reason")
+SHOWN_CHARS: Final = 16
+"""Of a unit's identifier: `uf1_` and 60 bits, which tell units apart; commands take it."""
+
+HEADER: Final = (
+    *("what", "id", "when", "metric or meter", "where", "identity", "quantity", "reason"),
+)
 NOUNS: Final = {"event": "event", "unit": "unit", "difference": "difference", "rejection": "line"}
 
 app = typer.Typer(help="What needs a human, and what they decide about it.")
@@ -231,12 +236,13 @@ def _print_table(shown: "list[Item]", details: AllDetails, waiting: int) -> None
 
 
 def _cells(item: "Item", of: Details | None) -> tuple[str, ...]:
-    """A refused line has no more than what could be read of its id."""
+    """The id of what a command takes; a refused line has no more than what could be read of it."""
     name, where, identity, quantity = "?", "", f"id {item.key}" if item.key else "?", "?"
+    taken = (item.key or "")[:SHOWN_CHARS] if item.kind in ("unit", "difference") else ""
     if of is not None:
         name = of.metric or of.event_name or "?"
         where = of.where.strip()
         identity = "?" if of.value is None else f"{of.field} {of.value}"
         quantity = "?" if of.quantity is None else f"{of.quantity:f}"
     what, when = f"{item.state} {NOUNS[item.kind]}", f"{item.since:%Y-%m-%d %H:%M}"
-    return what, when, name, where, identity, quantity, item.reason
+    return what, taken, when, name, where, identity, quantity, item.reason

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usageflow.cli.options import DatabaseOption, ReasonOption
-from usageflow.cli.scope import AccountOption, OrganizationOption, scope
+from usageflow.cli.scope import AccountOption, OrganizationOption, Scope, scope
 from usageflow.cli.tables import printed
 from usageflow.errors import ConfigurationError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 UNITS_AT_ONCE = 500
 """Units in one transaction: the server goes on in between."""
+PREFIX_CHARS_MIN = 12
+"""Of an identifier that is not told in full: `uf1_` and 40 bits."""
 
 FieldArgument = Annotated[str, typer.Argument(help="field of the identity, such as account_id")]
 ValueArgument = Annotated[str, typer.Argument(help="its value, such as acct_42")]
@@ -149,6 +151,8 @@ def _apply(
                 identifiers = refused_with(tx, found.organization_id, code)
             if not identifiers:
                 print(printed(f"No unit is quarantined with {code}."))
+        else:
+            identifiers = _whole(found, identifiers)
         for start in range(0, len(identifiers), UNITS_AT_ONCE):
             with found.db.transaction() as tx:
                 some = identifiers[start : start + UNITS_AT_ONCE]
@@ -159,3 +163,28 @@ def _apply(
             refused += sum(not outcome.done for outcome in outcomes)
     if refused:
         raise typer.Exit(1)
+
+
+def _whole(found: Scope, identifiers: Sequence[str]) -> list[str]:
+    """Identifiers in full, of which the beginning may have been told.
+
+    Raises ConfigurationError for one that several units begin with.
+    """
+    from sqlmodel import col, select
+
+    from usageflow.db.tables import UnitRow
+
+    whole = []
+    for told in identifiers:
+        begins = col(UnitRow.identifier).startswith(told, autoescape=True)
+        ours = col(UnitRow.organization_id) == found.organization_id
+        with found.db.reading() as tx:
+            known = tx.session.exec(
+                select(UnitRow.identifier).where(ours, col(UnitRow.identifier) == told)
+            ).all()
+            if not known and len(told) >= PREFIX_CHARS_MIN:
+                known = tx.session.exec(select(UnitRow.identifier).where(ours, begins)).all()
+        if len(known) > 1:
+            raise ConfigurationError(f"{len(known)} units begin with {told}; tell more of it")
+        whole.append(known[0] if known else told)
+    return whole

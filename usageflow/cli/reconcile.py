@@ -22,6 +22,7 @@ from usageflow.errors import ConfigurationError
 if TYPE_CHECKING:
     from usageflow.db.tables import ReconciliationRow
     from usageflow.stripe.reconciliation import Report
+    from usageflow.stripe.status import Waiting
 
 HEADER: Final = (
     *("id", "customer", "event name", "hour", "expected", "Stripe shows", "class", "proposal"),
@@ -67,6 +68,7 @@ def reconcile(
     from usageflow.periods import hour_start
     from usageflow.stripe import differences
     from usageflow.stripe.reconciliation import reconcile as compare
+    from usageflow.stripe.status import waiting
 
     with scope(database, organization) as found, found.gateway(account) as (account_id, gateway):
         with found.db.reading() as tx:
@@ -81,10 +83,11 @@ def reconcile(
         )
         with found.db.reading() as tx:
             rows = differences.listed(tx, found.organization_id, account_id=account_id)
+            waits = waiting(tx, account_id)
             if as_json:
                 _print_json(report, rows)
             else:
-                _print_table(report, rows)
+                _print_table(report, rows, waits)
 
 
 @app.command()
@@ -194,9 +197,15 @@ def _document(row: "ReconciliationRow") -> dict[str, Any]:
     }
 
 
-def _print_table(report: "Report", rows: "Sequence[ReconciliationRow]") -> None:
+def _print_table(report: "Report", rows: "Sequence[ReconciliationRow]", waits: "Waiting") -> None:
     counts = f"{report.agreed} agree, {report.differed} differ, {report.decided} units decided"
     print(f"{report.compared} sums compared with {report.reads} reads: {counts}")
+    if waits.next is not None:
+        units = "1 unit waits" if waits.units == 1 else f"{waits.units} units wait"
+        print(
+            f"{units} until the hour is over for 2 hours; the next can be compared at "
+            f"{waits.next:%Y-%m-%d %H:%M} UTC"
+        )
     if report.left:
         print("There was more to compare, but today's reads are used up.")
     for what, why in report.unread.items():

@@ -58,6 +58,8 @@ def _tell(tx: "Tx", organization_id: str, at: datetime | None, *, as_json: bool)
         _print_json({"at": moment, "lines": [_document(line) for line in lines]})
     else:
         _print_table(lines)
+        if at is None:
+            _print_unknown(tx, organization_id)
     return not any(line.difference for line in lines)
 
 
@@ -92,6 +94,15 @@ def _lines(tx: "Tx", organization_id: str, at: datetime | None) -> "tuple[dateti
         has = "none is" if newest is None else f"the newest is of {newest:%Y-%m-%dT%H}"
         raise ConfigurationError(f"no statement is stored for {hour:%Y-%m-%dT%H}; {has}")
     return hour, lines
+
+
+def _print_unknown(tx: "Tx", organization_id: str) -> None:
+    """How much is in no sum at all."""
+    from usageflow.ledger.inbox import unknown
+
+    if count := unknown(tx, organization_id):
+        events = "1 event is" if count == 1 else f"{count} events are"
+        print(f"{events} in no sum: nobody knows whose or how much; see `usageflow inbox`")
 
 
 def _document(line: "Line") -> dict[str, object]:

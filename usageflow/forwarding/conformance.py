@@ -24,6 +24,7 @@ from usageflow.db.exact import add
 from usageflow.forwarding.sink import Parcel, Properties, Sink
 from usageflow.ledger.verdicts import Accepted, Ambiguous, Busy, Verdict
 
+USAGE: Final = "usage: python -m usageflow.forwarding.conformance MODULE:FACTORY"
 THREADS: Final = 8
 """Calls at a time; the forwarder makes up to 32, each for other customers."""
 LOOK_S: Final = 0.02
@@ -259,13 +260,18 @@ def _accepted(verdicts: Sequence[Verdict], when: str) -> Iterator[str]:
             yield f"{verdict} instead of Accepted {when}"
 
 
-def main(target: str) -> int:
-    """Examine `module:factory` and print what was found; 0 if nothing was."""
+def main(target: str = "") -> int:
+    """Examine `module:factory` and print what was found.
+
+    0 if nothing was, 1 if something was, 2 if there is no such factory.
+    """
     module, _, name = target.partition(":")
-    factory = cast(
-        "Callable[[], AbstractContextManager[Trial]]",
-        getattr(importlib.import_module(module), name),
-    )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        sys.stderr.write(f"{USAGE}{f'; {target!r}: {error}' if target else ''}\n")
+        return 2
+    factory = cast("Callable[[], AbstractContextManager[Trial]]", found)
     with factory() as trial:
         findings = examine(trial)
     lines = [str(finding) for finding in findings] or [f"{len(CHECKS)} checks: nothing found"]
@@ -274,4 +280,4 @@ def main(target: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:2]))

@@ -11,8 +11,9 @@ from sqlmodel import col, select
 
 from usageflow.catalog import audit
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, StripeAccountRow, UnitRow
+from usageflow.db.tables import LaneRow, StripeAccountRow, StripeMeterRow, UnitRow
 from usageflow.ledger import lanes, resolution
+from usageflow.ledger.splitting import UNIT_DIGITS_MAX, digits
 from usageflow.stripe.accounts import OF_STRIPE
 from usageflow.stripe.settlement import PAST
 
@@ -55,6 +56,8 @@ def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: st
         if tx.now - unit.occurred_at > PAST:
             told = "it is too old for Stripe; `usageflow inbox carry` makes it usage of now"
             return Outcome(unit.identifier, False, told)
+        if unfit := _unfit(tx, unit, lane):
+            return unfit
         if unit.first_attempt_at is None or not _compares(tx, lane):
             resolution.send_again(tx, unit)
             return Outcome(unit.identifier, True, "goes out again as it is")
@@ -68,11 +71,12 @@ def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: st
 def carry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
     """Let another unit carry what is too old for Stripe: there it is usage of now."""
 
-    def over(unit: UnitRow, _: LaneRow) -> Outcome:
+    def over(unit: UnitRow, lane: LaneRow) -> Outcome:
         if tx.now - unit.occurred_at <= PAST:
             told = "Stripe still takes usage of its time; use `usageflow inbox retry`"
             return Outcome(unit.identifier, False, told)
-        return _doubt(unit) or _reissued(tx, unit, "is carried over", later=True)
+        unfit = _unfit(tx, unit, lane)
+        return unfit or _doubt(unit) or _reissued(tx, unit, "is carried over", later=True)
 
     return _each(
         tx, organization_id, identifiers, over, action="inbox.carry", states=STUCK, actor=actor
@@ -156,6 +160,21 @@ def _in_the_way(unit: UnitRow) -> str:
 def _compares(tx: Tx, lane: LaneRow) -> bool:
     """Whether what the lane's account has can be read and compared, as Stripe's can."""
     return tx.session.get_one(StripeAccountRow, lane.account_id).kind in OF_STRIPE
+
+
+def _unfit(tx: Tx, unit: UnitRow, lane: LaneRow) -> Outcome | None:
+    """Why a unit can never be told to Stripe; None if it can, or goes elsewhere."""
+    if not _compares(tx, lane):
+        return None
+    meter = tx.session.get(StripeMeterRow, (lane.account_id, lane.event_name))
+    if meter is not None and meter.event_time_window is not None:
+        told = f"its meter keeps only the last event of each {meter.event_time_window}, for ever"
+    elif digits(unit.quantity) > UNIT_DIGITS_MAX:
+        told = f"its quantity has more than the {UNIT_DIGITS_MAX} digits that Stripe takes"
+    else:
+        return None
+    told = f"cannot be sent: {told}; `usageflow inbox write-off` gives it up"
+    return Outcome(unit.identifier, False, told)
 
 
 def _doubt(unit: UnitRow) -> Outcome | None:

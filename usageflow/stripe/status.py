@@ -6,24 +6,33 @@ Nobody is called: what Stripe itself says is asked for apart, by `ask`, before t
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
+from sqlalchemy import func
+from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
 from usageflow.catalog.secrets import Keyring
 from usageflow.config import Settings
 from usageflow.db.session import Tx
 from usageflow.db.tables import (
+    LaneRow,
     StripeAccountRow,
     StripeMeterRow,
     StripeReadsRow,
+    UnitRow,
+    table,
 )
 from usageflow.errors import DeliveryError
 from usageflow.ledger.progress import Progress, progress
+from usageflow.periods import HOUR
 from usageflow.stripe.access import AccountAccess, access
 from usageflow.stripe.accounts import MODES, OF_STRIPE, Refused, accounts
 from usageflow.stripe.inbound import AccountInfo
 from usageflow.stripe.meter_events import Meter
+from usageflow.stripe.settlement import LAG
 from usageflow.stripe.sync_meters import Wanted, plan, wanted
 from usageflow.stripe.webhook_setup import bringing
 
@@ -109,6 +118,31 @@ def statuses(
         for row in accounts(tx, organization_id)
         if row.kind in OF_STRIPE
     ]
+
+
+class Waiting(NamedTuple):
+    """Units that Stripe has accepted and that cannot be compared yet; the first can be at `next`.
+
+    `next` is None if there are none.
+    """
+
+    units: int
+    next: datetime | None
+
+
+def waiting(tx: Tx, account_id: str) -> Waiting:
+    """What waits for its hour to be over for so long that Stripe's sum should stand."""
+    units, lanes = table(UnitRow).c, table(LaneRow).c
+    hours = tx.session.execute(
+        select_columns(units.hour, func.count(), func.max(units.accepted_at))
+        .join_from(units.id.table, lanes.id.table, lanes.id == units.lane_id)
+        .where(lanes.account_id == account_id, units.state == "accepted")
+        .group_by(units.hour)
+    )
+    due = [(max(hour + HOUR, newest or hour) + LAG, count) for hour, count, newest in hours]
+    later = [(at, count) for at, count in due if at > tx.now]
+    first = min((at for at, _ in later), default=None)
+    return Waiting(sum(count for _, count in later), first)
 
 
 def ask(settings: Settings, reached: AccountAccess | Refused) -> LiveStatus | str:
