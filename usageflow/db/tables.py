@@ -482,8 +482,12 @@ class UnitRow(Row, table=True):
             "state",
             **_where("state <> 'settled'"),
         ),
+        Index("ix_unit_customer_hour", "stripe_customer_id", "hour"),
         Index(
-            "ix_unit_customer_hour", "stripe_customer_id", "hour", **_where("state <> 'settled'")
+            "ix_unit_customer_unsettled",
+            "stripe_customer_id",
+            "hour",
+            **_where("state <> 'settled'"),
         ),
     )
     id: int | None = _counter()

@@ -314,7 +314,9 @@ def _indexes() -> None:
         ("ix_unit_pending", "unit", ("lane_id", "id"), pending, 0),
         ("ix_unit_accepted", "unit", ("lane_id", "hour"), "state = 'accepted'", 0),
         ("ix_unit_unsettled", "unit", ("organization_id", "state"), unsettled, 0),
-        ("ix_unit_customer_hour", "unit", ("stripe_customer_id", "hour"), unsettled, 0),
+        # In this order: of two that serve, SQLite takes the newer, which here is the smaller.
+        ("ix_unit_customer_hour", "unit", ("stripe_customer_id", "hour"), "", 0),
+        ("ix_unit_customer_unsettled", "unit", ("stripe_customer_id", "hour"), unsettled, 0),
     ):
         options: dict[str, Any] = {}
         if where:
