@@ -136,9 +136,7 @@ def _rebuild_on_sqlite() -> None:
         _instant("seen_at"),
         _one_of("stripe_customer", "source", ("stripe", "attached")),
         _refers("stripe_customer", "account_id", "stripe_account.id"),
-        _key(
-            "stripe_customer", "account_id", "field", "value", "stripe_customer_id", "valid_from"
-        ),
+        _key("stripe_customer", "account_id", "field", "value", "stripe_customer_id", "valid_from"),
         new={"valid_from": "0", "valid_until": "NULL", "source": "'stripe'"},
     )
     _rebuild(
@@ -388,9 +386,7 @@ def _new_tables() -> None:
         _instant("first_seen_at"),
         _instant("observed_at"),
         _instant("checked_at"),
-        _one_of(
-            "reconciliation", "classification", ("unsettled", "late", "foreign", "rejected")
-        ),
+        _one_of("reconciliation", "classification", ("unsettled", "late", "foreign", "rejected")),
         _one_of("reconciliation", "state", ("open", "applied", "dismissed", "resolved")),
         _refers("reconciliation", "organization_id", "organization.id"),
         _refers("reconciliation", "account_id", "stripe_account.id"),
