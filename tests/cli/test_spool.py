@@ -93,3 +93,11 @@ def test_a_missing_directory_is_an_error(run: Run, tmp_path: Path, option: str |
     assert (status, out) == (1, "")
     assert err.startswith("usageflow: ")
     assert str(tmp_path / "nowhere") in err
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--verify",)])
+def test_a_directory_that_cannot_be_is_told(run: Run, options: tuple[str, ...]) -> None:
+    """In one line."""
+    status, out, err = run("spool", "a" * 5_000, *options)
+    assert (status, out) == (1, "")
+    assert err.endswith(": File name too long\n")

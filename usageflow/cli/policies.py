@@ -11,6 +11,7 @@ import typer
 
 from usageflow.cli.options import DatabaseOption, server_settings, setting
 from usageflow.cli.scope import OrganizationOption, scope
+from usageflow.cli.tables import printed_lines
 from usageflow.errors import ConfigurationError, PolicyFileError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def check(file: FileArgument) -> None:
     try:
         policies = [policy for policy, _ in sound_file(file).policies]
     except PolicyFileError as error:
-        print(error)
+        print(printed_lines(str(error)))
         raise typer.Exit(1) from None
     metrics = {policy.metric for policy in policies}
     print(

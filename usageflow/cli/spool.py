@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from usageflow.errors import ConfigurationError
+
 
 def spool(
     directory: Annotated[
@@ -17,12 +19,11 @@ def spool(
     ] = False,
 ) -> None:
     """Show the events an edge has not handed over yet."""
-    if verify:
-        _verify(directory)
-    elif as_json:
-        _print_lines(directory)
-    else:
-        _print_table(directory)
+    show = _verify if verify else _print_lines if as_json else _print_table
+    try:
+        show(directory)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: {error.strerror}") from None
 
 
 def _verify(directory: Path) -> None:
