@@ -25,12 +25,11 @@ from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.statement import statement, verify
 from usageflow.server.duties import assign
-from usageflow.stripe import accounts, catch_up, corrections, differences, error_reports
+from usageflow.stripe import accounts, catch_up, corrections, differences
 from usageflow.stripe.reconciliation import reconcile
 
 SLOW_S = 0.5
 """A call that takes longer than that."""
-REPORTS_AGE = timedelta(days=2)
 OUTAGE_S = 30 * 3_600.0
 """Longer than Stripe knows an identifier again."""
 STEP_S = 3_600.0
@@ -64,7 +63,8 @@ class World:
         self.database = Database.open(url, clock=self.clocks.ours)
         with self.database.transaction() as tx:
             self.organization_id = default_organization(tx)
-        self.restore_account()
+        self.stripe.connect(connected=True)
+        self._connect()
         self.flights = lives.flights()
         self.payers: dict[str, str] = {}
         """Stripe customer -> the identity whose usage it pays for."""
@@ -77,8 +77,9 @@ class World:
 
     def start(self) -> None:
         """What a start does, with whatever the last life left behind."""
-        if self.database.dialect == "sqlite":
-            with self.database.transaction() as tx:
+        with self.database.transaction() as tx:
+            accounts.resume(tx, self.account_id)
+            if self.database.dialect == "sqlite":
                 units.recover(tx)
         self.life = self._lives.begin(
             self.stripe, self.database, self.account_id, self._build, self.flights
@@ -113,12 +114,12 @@ class World:
         self._do(lambda: self._forward(rounds))
 
     def poll(self) -> None:
-        """Ask Stripe what it has told since."""
+        """Ask Stripe what it has told since; an account that is paused may try again."""
         self._do(self._poll)
 
     def reconcile(self) -> None:
         """Compare ledger and Stripe."""
-        self._do(self._reconcile)
+        self._do(lambda: self._reconcile(everything=False))
 
     def kill(self, crossings: int = 0) -> None:
         """End this life, now or at a crossing to come."""
@@ -166,12 +167,19 @@ class World:
 
     def _poll(self) -> None:
         life = self.life
+        with life.database.transaction() as tx:
+            accounts.resume(tx, self.account_id)
         catch_up.poll(life.database, self.account_id, life.gateway, lambda _: life.meters.want())
-        since = self.clocks.ours() - REPORTS_AGE
-        error_reports.poll(life.database, self.account_id, life.gateway, since)
 
-    def _reconcile(self) -> None:
-        reconcile(self.life.database, self.account_id, self.life.gateway, reads_per_day=100_000)
+    def _reconcile(self, *, everything: bool) -> None:
+        life = self.life
+        reconcile(
+            life.database,
+            self.account_id,
+            life.gateway,
+            reads_per_day=100_000,
+            everything=everything,
+        )
 
     # What happens to it
 
@@ -215,8 +223,13 @@ class World:
         self.stripe.connect(connected=False)
 
     def restore_account(self) -> None:
-        """The account's owner connects it, for the first time or again."""
+        """The account's owner connects it again, after what was answered before is settled."""
         self.stripe.connect(connected=True)
+        self.life.land()
+        self.forward(1)
+        self._connect()
+
+    def _connect(self) -> None:
         with self.database.transaction() as tx:
             made = accounts.connect(tx, self.organization_id, self.stripe.account, livemode=False)
         assert isinstance(made, str), made
@@ -276,10 +289,11 @@ class World:
         raise AssertionError(f"the world does not come to rest: {self.picture()}")
 
     def _rest(self) -> None:
+        """What the server does by itself, and a person who looks at all that differs."""
         self._do(self._ship)
         self.forward()
         self.poll()
-        self.reconcile()
+        self._do(lambda: self._reconcile(everything=True))
         self._do(self._correct)
 
     def _correct(self) -> None:
@@ -293,10 +307,12 @@ class World:
                 life.database, self.organization_id, difference_id, life.gateway, actor="judge"
             )
 
-    def picture(self) -> Any:
-        """The states of all units."""
+    def picture(self) -> dict[str, int]:
+        """How many units are in which state, and how many differences are open."""
         with self.database.reading() as tx:
-            return units.summary(tx, self.organization_id)
+            found = units.summary(tx, self.organization_id)
+            differing = len(differences.listed(tx, self.organization_id))
+        return found | ({"differing": differing} if differing else {})
 
     def misstated(self) -> list[str]:
         """Where the statement does not add up, at this moment; and calls that flew together."""
