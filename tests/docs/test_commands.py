@@ -98,7 +98,7 @@ def test_make_targets_exist(blocks: Any, root: Path) -> None:
     targets = set(re.findall(r"(?m)^(\w+):", (root / "Makefile").read_text(encoding="utf-8")))
     in_blocks = {name for block in blocks for name in re.findall(r"(?m)^make (\w+)", block.text)}
     in_text = set(re.findall(r"`make (\w+)", (root / "README.md").read_text(encoding="utf-8")))
-    assert in_blocks == {"demo", "test", "bench"}
+    assert in_blocks == {"demo", "test", "bench", "torture"}
     assert in_text <= targets
     assert in_blocks <= targets
 
