@@ -136,7 +136,7 @@ def test_the_server_is_killed_while_answers_are_lost(
             stack.kill("server")
             stack.start("server")
     emulator.plan({"rules": []})
-    stack.wait_for(lambda: set(stack.units()) == {"settled"}, 90, "every unit is settled")
+    stack.wait_for(lambda: set(stack.units()) == {"accepted"}, 90, "every unit is accepted")
     assert stack.stop("server") == 0
 
     assert sum(stack.ledger().values()) == sum(n % 7 + 1 for n in range(edge.shipped))
