@@ -36,6 +36,7 @@ BLIND = timedelta(hours=20, minutes=1)
 """Nothing is sent again later than this after its first attempt."""
 INBOX = ("parked", "quarantined", "held")
 DONE = ("accepted", "settled")
+TOLD = ("event_name", "identifier", "timestamp", "customer", "value")
 PENDING = ("open", "sealed")
 
 
@@ -324,18 +325,29 @@ class Judge:
     def faults(
         self, journal: Sequence[Mapping[str, Any]], calls: Sequence[Call] | None = None
     ) -> list[str]:
-        """What is wrong, in sentences. Without `calls` those that the journal has must do."""
+        """What is wrong in the end, in sentences. Without `calls` those of the journal must do."""
         if calls is None:
-            names = ("event_name", "identifier", "timestamp", "customer", "value")
             calls = [
-                Call(datetime.fromisoformat(row["at"]), {name: str(row[name]) for name in names})
+                Call(datetime.fromisoformat(row["at"]), {name: str(row[name]) for name in TOLD})
                 for row in journal
             ]
+        rules = (doubled, altered, blind, drift, hollow, groundless, unfinished)
+        return self._found(rules, journal, calls)
+
+    def faults_of_now(self, journal: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What is wrong already, whatever may still come."""
+        return self._found((doubled, groundless), journal, [])
+
+    def _found(
+        self,
+        rules: Sequence[Callable[[Evidence], Iterator[str]]],
+        journal: Sequence[Mapping[str, Any]],
+        calls: Sequence[Call],
+    ) -> list[str]:
         with localcontext(prec=100), self._database.reading() as tx:
             found = Evidence(
                 journal, calls, self._payers, _events(tx), _units(tx), _differences(tx)
             )
-            rules = (doubled, altered, blind, drift, hollow, groundless, unfinished)
             return [sentence for rule in rules for sentence in rule(found)]
 
 

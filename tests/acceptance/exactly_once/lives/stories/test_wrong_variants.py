@@ -111,14 +111,16 @@ def told(world: Any, judge: Any) -> Callable[..., list[str]]:
 
     def tell(seed: int, **parts: Any) -> list[str]:
         ours, chance = world(**parts), Random(seed)
+        witness = judge(ours.database, ours.payers)
         for value in "ab":
             ours.appear(value)
+        faults: list[str] = []
         for _ in range(STEPS):
             ours.happen(chance)
+            faults += witness.faults_of_now(ours.stripe.journal(every=True))
         ours.heal()
-        witness = judge(ours.database, ours.payers)
-        faults: list[str] = witness.faults(ours.stripe.journal(every=True), ours.stripe.calls)
-        return [*ours.misstated(), *faults]
+        faults += witness.faults(ours.stripe.journal(every=True), ours.stripe.calls)
+        return [*faults, *ours.misstated()]
 
     return tell
 
