@@ -84,7 +84,6 @@ def test_two_servers_send_each_unit_once(world: Any, lives: Any, judge: Any) -> 
 
     for value in "abcdef":
         ours.appear(value)
-    ours.forward()  # the meters are listed once before the race
     ours.plan(11, "lost", "stored 500", "503", "429")
     servers = [Server(begin, ours, lives.killed) for _ in range(2)]
     for server in servers:
