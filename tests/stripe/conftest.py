@@ -91,12 +91,12 @@ class Way:
 
     def of_our_time(self, gateway: StripeGateway) -> StripeGateway:
         """The gateway, by whose clocks it is as late as by the database's."""
-
-        def seconds() -> float:
-            return self.clock.now.timestamp()
-
-        gateway._wire._clock = gateway._wire._steady = seconds
+        gateway._wire._clock = gateway._wire._steady = self.seconds
         return gateway
+
+    def seconds(self) -> float:
+        """The time of the clock, for what counts in seconds."""
+        return self.clock.now.timestamp()
 
     def forwarder(
         self,

@@ -145,7 +145,7 @@ def test_every_fault_ends_in_exactly_once(way: "Way", fault: dict[str, Any], cou
     """Whatever the answer hides, the usage is applied one time and the unit is accepted."""
     way.emulator.seed([{"account_id": "acct_1"}, {"account_id": "acct_2"}], ["tokens"])
     impatient = StripeGateway(way.emulator.api_key, base=way.emulator.url, timeout_s=0.25)
-    forwarder = way.forwarder(impatient)
+    forwarder = way.forwarder(impatient, clock=way.seconds)
     way.emulator.fault(**fault, count=count)
     for quantity in (1, 2, 3):
         way.use(quantity)
@@ -161,7 +161,7 @@ def test_a_storm_of_faults_loses_and_doubles_nothing(way: "Way") -> None:
     chance = random.Random(7)
     names = [f"acct_{number}" for number in range(6)]
     way.emulator.seed([{"account_id": name} for name in names], ["tokens"])
-    forwarder = way.forwarder()
+    forwarder = way.forwarder(clock=way.seconds)
     expected: Counter[str] = Counter()
     for _ in range(25):
         kind = chance.choice(["status", "status", "reset"])
