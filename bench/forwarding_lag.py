@@ -28,8 +28,9 @@ from bench.report import Line, show
 from bench.servers import MEASURED_CORE, free_port, running, scratch
 from usageflow.catalog.keys import create_key
 from usageflow.config import Settings
+from usageflow.db.columns import table
 from usageflow.db.session import Database
-from usageflow.db.tables import UnitRow, UsageEventRow, table
+from usageflow.db.tables import UnitRow, UsageEventRow
 from usageflow.recorder.sink import Http, HttpSink
 
 SECONDS = int(os.environ.get("BENCH_LAG_S", "60"))

@@ -12,8 +12,9 @@ import pytest
 from sqlalchemy import update
 
 from usageflow.catalog.organizations import default_organization
+from usageflow.db.columns import table
 from usageflow.db.session import Database
-from usageflow.db.tables import LaneRow, table
+from usageflow.db.tables import LaneRow
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import statement, store
 from usageflow.stripe.accounts import ensure_own

@@ -15,8 +15,9 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlmodel import col, select
 
 from usageflow.db import migrations
+from usageflow.db.columns import Row
 from usageflow.db.session import SCHEMA_REVISION, Database
-from usageflow.db.tables import LaneRow, Row, StripeAccountRow, StripeCustomerRow, UnitRow
+from usageflow.db.tables import LaneRow, StripeAccountRow, StripeCustomerRow, UnitRow
 from usageflow.errors import DatabaseError
 
 SQLITE_SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger'"

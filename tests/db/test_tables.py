@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import CheckConstraint, Table
 
+from usageflow.db.columns import Row
 from usageflow.db.exact import ExactDecimal, UtcDateTime
-from usageflow.db.tables import Row
 
 TABLES = list(Row.metadata.tables.values())
 OF_AN_ACCOUNT = {

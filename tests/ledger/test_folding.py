@@ -8,14 +8,8 @@ import pytest
 from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 
-from usageflow.db.tables import (
-    InstallationRow,
-    LaneRow,
-    StripeMeterRow,
-    UnitRow,
-    UsageEventRow,
-    table,
-)
+from usageflow.db.columns import table
+from usageflow.db.tables import InstallationRow, LaneRow, StripeMeterRow, UnitRow, UsageEventRow
 from usageflow.ledger import boundaries, folding
 from usageflow.ledger.identifiers import identifier
 from usageflow.ledger.verdicts import Accepted

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import event, update
 from sqlmodel import col, select
 
+from usageflow.db.columns import table
 from usageflow.db.exact import plain
 from usageflow.db.session import Database, Tx
-from usageflow.db.tables import LaneRow, StatementRow, UnitRow, table
+from usageflow.db.tables import LaneRow, StatementRow, UnitRow
 from usageflow.ledger import resolution, statement
 from usageflow.ledger.statement import Difference, Line
 from usageflow.ledger.verdicts import Accepted, Ambiguous, Held, Parked, Quarantined, Verdict

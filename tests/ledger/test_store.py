@@ -8,6 +8,7 @@ from sqlalchemy import delete, text, update
 from sqlalchemy.event import listen
 from sqlalchemy.exc import IntegrityError
 
+from usageflow.db.columns import table
 from usageflow.db.tables import (
     CustomerRow,
     IngestRejectionRow,
@@ -15,7 +16,6 @@ from usageflow.db.tables import (
     UnitRow,
     UsageEventRow,
     UsageWindowRow,
-    table,
 )
 from usageflow.events import decode, fingerprint
 from usageflow.ledger import store

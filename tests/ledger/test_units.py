@@ -9,7 +9,8 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from usageflow.db.tables import UNIT_STATES, LaneRow, StripeAccountRow, UnitRow, table
+from usageflow.db.columns import table
+from usageflow.db.tables import UNIT_STATES, LaneRow, StripeAccountRow, UnitRow
 from usageflow.ledger import resolution, units
 from usageflow.ledger.attempts import Limits
 from usageflow.ledger.lanes import PENDING

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import update
 
-from usageflow.db.tables import CustomerRow, UsageWindowRow, table
+from usageflow.db.columns import table
+from usageflow.db.tables import CustomerRow, UsageWindowRow
 from usageflow.ledger import windows
 from usageflow.ledger.windows import Difference, Sum, Window
 

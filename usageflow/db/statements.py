@@ -9,8 +9,8 @@ from sqlalchemy import Row as ResultRow
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from usageflow.db.columns import Row, table
 from usageflow.db.session import Tx
-from usageflow.db.tables import Row, table
 
 
 def insert(tx: Tx, row: type[Row]) -> postgresql.Insert:

@@ -8,22 +8,26 @@ organization.
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar, Final, cast
+from typing import Final
 
-from sqlalchemy import (
-    CheckConstraint,
-    Column,
-    ForeignKey,
-    Index,
-    MetaData,
-    Table,
-    Text,
-    UniqueConstraint,
-    text,
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint
+from sqlmodel import Field
+
+from usageflow.db.columns import (
+    Row,
+    counter,
+    decimal_column,
+    instant,
+    is_one_of,
+    key_column,
+    maybe_decimal,
+    maybe_instant,
+    one_of,
+    optional_text,
+    text_column,
+    where,
 )
-from sqlmodel import Field, SQLModel
-
-from usageflow.db.exact import BIG_ID, ExactDecimal, UtcDateTime
+from usageflow.db.exact import BIG_ID, UtcDateTime
 
 EVENT_STATES: Final = ("counted", "inbox", "shadow", "skipped", "gap")
 EVENT_FOR_HUMAN: Final = ("inbox", "gap")
@@ -55,65 +59,6 @@ UNIT_UNDECIDED: Final = ("sending", "ambiguous")
 """The states of units that Stripe may or may not have; at most one per lane."""
 
 
-class Row(SQLModel):
-    """The base of every table, with our own metadata and constraint names."""
-
-    metadata: ClassVar[MetaData] = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-
-
-def table(row: type[Row]) -> Table:
-    """The table behind a row class, for statements over many rows."""
-    return cast("Table", row.__table__)  # type: ignore[attr-defined]  # SQLModel adds it
-
-
-def _key(*references: str, **options: Any) -> Any:
-    """A text column of the primary key."""
-    return Field(sa_column=Column(Text, *map(ForeignKey, references), primary_key=True, **options))
-
-
-def _text(*references: str, **options: Any) -> Any:
-    """A text column that is always there."""
-    return Field(sa_column=Column(Text, *map(ForeignKey, references), nullable=False, **options))
-
-
-def _optional(*references: str) -> Any:
-    """A text column that may be NULL."""
-    return Field(default=None, sa_column=Column(Text, *map(ForeignKey, references), nullable=True))
-
-
-def _instant() -> Any:
-    return Field(sa_column=Column(UtcDateTime, nullable=False))
-
-
-def _maybe_instant() -> Any:
-    return Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
-
-
-def _counter() -> Any:
-    return Field(default=None, sa_column=Column(BIG_ID, primary_key=True, autoincrement=True))
-
-
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    return CheckConstraint(_is_one_of(column, values), name=f"{column}_known")
-
-
-def _is_one_of(column: str, values: tuple[str, ...]) -> str:
-    return f"{column} IN {values!r}"
-
-
-def _where(condition: str) -> dict[str, Any]:
-    """Options of a partial index."""
-    return {"sqlite_where": text(condition), "postgresql_where": text(condition)}
-
-
 # Who we are
 
 
@@ -121,18 +66,18 @@ class InstallationRow(Row, table=True):
     """The one row that tells this database from every other; made by the first migration."""
 
     __tablename__ = "installation"
-    id: str = _key()
+    id: str = key_column()
 
 
 class OrganizationRow(Row, table=True):
     """Whose usage it is; everything else hangs off one."""
 
     __tablename__ = "organization"
-    id: str = _key()
-    name: str = _text(unique=True)
+    id: str = key_column()
+    name: str = text_column(unique=True)
     """What commands call it by."""
-    created_at: datetime = _instant()
-    display_name: str | None = _optional()
+    created_at: datetime = instant()
+    display_name: str | None = optional_text()
     """What its people call it."""
 
 
@@ -144,39 +89,39 @@ class MemberRow(Row, table=True):
         CheckConstraint("role = 'OWNER'", name="role_known"),
         UniqueConstraint("organization_id", "email"),
     )
-    id: str = _key()
-    organization_id: str = _text("organization.id")
-    email: str = _text()
+    id: str = key_column()
+    organization_id: str = text_column("organization.id")
+    email: str = text_column()
     """In lower case."""
-    password_hash: str = _text()
-    role: str = _text()
-    created_at: datetime = _instant()
+    password_hash: str = text_column()
+    role: str = text_column()
+    created_at: datetime = instant()
 
 
 class SignupTokenRow(Row, table=True):
     """The one link by which an organization's owner may sign up; only its SHA-256 is kept."""
 
     __tablename__ = "signup_token"
-    organization_id: str = _key("organization.id")
-    token_hash: str = _text(unique=True)
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
+    organization_id: str = key_column("organization.id")
+    token_hash: str = text_column(unique=True)
+    created_at: datetime = instant()
+    expires_at: datetime = instant()
 
 
 class ApiKeyRow(Row, table=True):
     """A key of an edge or a client. Only its SHA-256 is kept; `prefix` is what may be shown."""
 
     __tablename__ = "api_key"
-    id: str = _key()
-    organization_id: str = _text("organization.id", index=True)
-    name: str = _text()
-    prefix: str = _text()
-    key_hash: str = _text(unique=True)
-    scopes: str = _text()
+    id: str = key_column()
+    organization_id: str = text_column("organization.id", index=True)
+    name: str = text_column()
+    prefix: str = text_column()
+    key_hash: str = text_column(unique=True)
+    scopes: str = text_column()
     """Separated by spaces."""
-    created_at: datetime = _instant()
-    revoked_at: datetime | None = _maybe_instant()
-    last_used_at: datetime | None = _maybe_instant()
+    created_at: datetime = instant()
+    revoked_at: datetime | None = maybe_instant()
+    last_used_at: datetime | None = maybe_instant()
 
 
 # What may be
@@ -187,24 +132,24 @@ class MetricRow(Row, table=True):
 
     __tablename__ = "metric"
     __table_args__ = (CheckConstraint("aggregation = 'SUM'", name="aggregation_known"),)
-    organization_id: str = _key("organization.id")
-    key: str = _key()
-    name: str = _text()
-    unit: str = _text(default="")
-    aggregation: str = _text(default="SUM")
-    created_at: datetime = _instant()
+    organization_id: str = key_column("organization.id")
+    key: str = key_column()
+    name: str = text_column()
+    unit: str = text_column(default="")
+    aggregation: str = text_column(default="SUM")
+    created_at: datetime = instant()
 
 
 class PolicyRow(Row, table=True):
     """One version of a policy; `document` is its canonical JSON."""
 
     __tablename__ = "policy"
-    organization_id: str = _key("organization.id")
-    name: str = _key()
+    organization_id: str = key_column("organization.id")
+    name: str = key_column()
     version: int = Field(primary_key=True)
-    document: str = _text()
+    document: str = text_column()
     active: bool
-    created_at: datetime = _instant()
+    created_at: datetime = instant()
 
 
 class CustomerRow(Row, table=True):
@@ -212,20 +157,20 @@ class CustomerRow(Row, table=True):
 
     __tablename__ = "customer"
     __table_args__ = (UniqueConstraint("organization_id", "external_id"),)
-    id: str = _key()
-    organization_id: str = _text("organization.id")
-    external_id: str = _text()
-    created_at: datetime = _instant()
+    id: str = key_column()
+    organization_id: str = text_column("organization.id")
+    external_id: str = text_column()
+    created_at: datetime = instant()
 
 
 class CustomerIdentityRow(Row, table=True):
     """One way a customer is recognised."""
 
     __tablename__ = "customer_identity"
-    organization_id: str = _key("organization.id")
-    field: str = _key()
-    value: str = _key()
-    customer_id: str = _text("customer.id", index=True)
+    organization_id: str = key_column("organization.id")
+    field: str = key_column()
+    value: str = key_column()
+    customer_id: str = text_column("customer.id", index=True)
 
 
 # What was
@@ -239,7 +184,7 @@ class UsageEventRow(Row, table=True):
     __tablename__ = "usage_event"
     __table_args__ = (
         UniqueConstraint("organization_id", "id"),
-        _one_of("state", EVENT_STATES),
+        one_of("state", EVENT_STATES),
         CheckConstraint(
             "state <> 'counted' OR (quantity IS NOT NULL AND customer_id IS NOT NULL)",
             name="counted_complete",
@@ -255,35 +200,35 @@ class UsageEventRow(Row, table=True):
             "ix_usage_event_inbox",
             "organization_id",
             "seq",
-            **_where(_is_one_of("state", EVENT_FOR_HUMAN)),
+            **where(is_one_of("state", EVENT_FOR_HUMAN)),
         ),
         Index(
             "ix_usage_event_unassigned",
             "organization_id",
             "seq",
-            **_where("event_name IS NOT NULL AND unit_id IS NULL AND state = 'counted'"),
+            **where("event_name IS NOT NULL AND unit_id IS NULL AND state = 'counted'"),
         ),
-        Index("ix_usage_event_unit_id", "unit_id", **_where("unit_id IS NOT NULL")),
+        Index("ix_usage_event_unit_id", "unit_id", **where("unit_id IS NOT NULL")),
     )
-    seq: int | None = _counter()
-    organization_id: str = _text("organization.id")
-    id: str = _text()
-    customer_id: str | None = _optional("customer.id")
-    metric: str = _text()
-    quantity: Decimal | None = Field(default=None, sa_column=Column(ExactDecimal, nullable=True))
-    occurred_at: datetime = _instant()
-    received_at: datetime = _instant()
-    identity_field: str = _text()
-    identity_value: str | None = _optional()
-    policy: str = _text()
-    policy_version: str = _text()
-    event_name: str | None = _optional()
-    state: str = _text()
-    reason: str | None = _optional()
-    request_method: str = _text()
-    request_route: str = _text()
+    seq: int | None = counter()
+    organization_id: str = text_column("organization.id")
+    id: str = text_column()
+    customer_id: str | None = optional_text("customer.id")
+    metric: str = text_column()
+    quantity: Decimal | None = maybe_decimal()
+    occurred_at: datetime = instant()
+    received_at: datetime = instant()
+    identity_field: str = text_column()
+    identity_value: str | None = optional_text()
+    policy: str = text_column()
+    policy_version: str = text_column()
+    event_name: str | None = optional_text()
+    state: str = text_column()
+    reason: str | None = optional_text()
+    request_method: str = text_column()
+    request_route: str = text_column()
     request_status: int | None = None
-    fingerprint: str = _text()
+    fingerprint: str = text_column()
     unit_id: int | None = Field(
         default=None, sa_column=Column(BIG_ID, ForeignKey("unit.id"), nullable=True)
     )
@@ -297,25 +242,25 @@ class UnmatchedEndpointRow(Row, table=True):
     """
 
     __tablename__ = "unmatched_endpoint"
-    organization_id: str = _key("organization.id")
-    method: str = _key()
-    template: str = _key()
+    organization_id: str = key_column("organization.id")
+    method: str = key_column()
+    template: str = key_column()
     requests: int = Field(sa_column=Column(BIG_ID, nullable=False))
     routed: bool
-    sketch: str = _text()
-    first_seen_at: datetime = _instant()
-    last_seen_at: datetime = _instant()
+    sketch: str = text_column()
+    first_seen_at: datetime = instant()
+    last_seen_at: datetime = instant()
 
 
 class UsageWindowRow(Row, table=True):
     """The sum of counted events per customer, metric and UTC hour; derived from usage events."""
 
     __tablename__ = "usage_window"
-    organization_id: str = _key("organization.id")
-    customer_id: str = _key("customer.id")
-    metric: str = _key()
+    organization_id: str = key_column("organization.id")
+    customer_id: str = key_column("customer.id")
+    metric: str = key_column()
     hour: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
-    total: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    total: Decimal = decimal_column()
     events: int = Field(sa_column=Column(BIG_ID, nullable=False))
 
 
@@ -324,13 +269,13 @@ class IngestRejectionRow(Row, table=True):
 
     __tablename__ = "ingest_rejection"
     __table_args__ = (UniqueConstraint("organization_id", "digest"),)
-    seq: int | None = _counter()
-    organization_id: str = _text("organization.id")
-    event_key: str | None = _optional()
-    body: str = _text()
-    digest: str = _text()
-    reason: str = _text()
-    received_at: datetime = _instant()
+    seq: int | None = counter()
+    organization_id: str = text_column("organization.id")
+    event_key: str | None = optional_text()
+    body: str = text_column()
+    digest: str = text_column()
+    reason: str = text_column()
+    received_at: datetime = instant()
 
 
 # On the way to Stripe
@@ -348,35 +293,35 @@ class StripeAccountRow(Row, table=True):
     __tablename__ = "stripe_account"
     __table_args__ = (
         UniqueConstraint("organization_id", "account", "livemode"),
-        _one_of("kind", ACCOUNT_KINDS),
-        _one_of("state", ACCOUNT_STATES),
-        _one_of("folding", FOLDING),
+        one_of("kind", ACCOUNT_KINDS),
+        one_of("state", ACCOUNT_STATES),
+        one_of("folding", FOLDING),
     )
-    id: str = _key()
-    organization_id: str = _text("organization.id")
-    kind: str = _text()
-    account: str = _text()
+    id: str = key_column()
+    organization_id: str = text_column("organization.id")
+    kind: str = text_column()
+    account: str = text_column()
     livemode: bool
-    state: str = _text()
-    reason: str | None = _optional()
-    folding: str = _text(default="meters")
-    secret: str | None = _optional()
-    created_at: datetime = _instant()
-    clock_at: datetime | None = _maybe_instant()
-    polled_at: datetime | None = _maybe_instant()
+    state: str = text_column()
+    reason: str | None = optional_text()
+    folding: str = text_column(default="meters")
+    secret: str | None = optional_text()
+    created_at: datetime = instant()
+    clock_at: datetime | None = maybe_instant()
+    polled_at: datetime | None = maybe_instant()
 
 
 class StripeMeterRow(Row, table=True):
     """What is known of an account's meter: how it adds up, and whether it takes events."""
 
     __tablename__ = "stripe_meter"
-    account_id: str = _key("stripe_account.id")
-    event_name: str = _key()
-    meter_id: str = _text()
-    formula: str = _text()
-    status: str = _text()
-    event_time_window: str | None = _optional()
-    refreshed_at: datetime = _instant()
+    account_id: str = key_column("stripe_account.id")
+    event_name: str = key_column()
+    meter_id: str = text_column()
+    formula: str = text_column()
+    status: str = text_column()
+    event_time_window: str | None = optional_text()
+    refreshed_at: datetime = instant()
 
 
 class StripeCustomerRow(Row, table=True):
@@ -389,24 +334,24 @@ class StripeCustomerRow(Row, table=True):
     __tablename__ = "stripe_customer"
     __table_args__ = (
         Index("ix_stripe_customer_id", "account_id", "stripe_customer_id"),
-        _one_of("source", ("stripe", "attached")),
+        one_of("source", ("stripe", "attached")),
     )
-    account_id: str = _key("stripe_account.id")
-    field: str = _key()
-    value: str = _key()
-    stripe_customer_id: str = _key()
+    account_id: str = key_column("stripe_account.id")
+    field: str = key_column()
+    value: str = key_column()
+    stripe_customer_id: str = key_column()
     valid_from: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
-    valid_until: datetime | None = _maybe_instant()
-    source: str = _text(default="stripe")
-    seen_at: datetime = _instant()
+    valid_until: datetime | None = maybe_instant()
+    source: str = text_column(default="stripe")
+    seen_at: datetime = instant()
 
 
 class BillingPeriodRow(Row, table=True):
     """A moment at which a billing period of a Stripe customer ends, as its subscriptions tell."""
 
     __tablename__ = "billing_period"
-    account_id: str = _key("stripe_account.id")
-    stripe_customer_id: str = _key()
+    account_id: str = key_column("stripe_account.id")
+    stripe_customer_id: str = key_column()
     ends_at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
 
 
@@ -421,25 +366,25 @@ class LaneRow(Row, table=True):
     __tablename__ = "lane"
     __table_args__ = (
         UniqueConstraint("account_id", "customer_id", "event_name"),
-        Index("ix_lane_waiting", "account_id", "oldest_at", **_where("waiting")),
+        Index("ix_lane_waiting", "account_id", "oldest_at", **where("waiting")),
         Index("ix_lane_identity", "account_id", "identity_field", "identity_value"),
     )
-    id: int | None = _counter()
-    organization_id: str = _text("organization.id")
-    account_id: str = _text("stripe_account.id")
-    customer_id: str = _text("customer.id")
-    event_name: str = _text()
-    identity_field: str = _text()
-    identity_value: str = _text()
-    lease_owner: str | None = _optional()
-    leased_until: datetime = _instant()
-    blocked_until: datetime = _instant()
+    id: int | None = counter()
+    organization_id: str = text_column("organization.id")
+    account_id: str = text_column("stripe_account.id")
+    customer_id: str = text_column("customer.id")
+    event_name: str = text_column()
+    identity_field: str = text_column()
+    identity_value: str = text_column()
+    lease_owner: str | None = optional_text()
+    leased_until: datetime = instant()
+    blocked_until: datetime = instant()
     failures: int = 0
     """Answers in a row that decided nothing; the pause before the next try grows with it."""
     waiting: bool
-    oldest_at: datetime = _instant()
-    metered: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
-    settled: Decimal = Field(default=Decimal(0), sa_column=Column(ExactDecimal, nullable=False))
+    oldest_at: datetime = instant()
+    metered: Decimal = decimal_column(default=Decimal(0))
+    settled: Decimal = decimal_column(default=Decimal(0))
     last_sequence: int = 0
     """The number of its last unit."""
 
@@ -450,7 +395,7 @@ class LaneBoundaryRow(Row, table=True):
     __tablename__ = "lane_boundary"
     lane_id: int = Field(sa_column=Column(BIG_ID, ForeignKey("lane.id"), primary_key=True))
     at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
-    reason: str = _text()
+    reason: str = text_column()
     """`customer`: the identity became another customer; `period`: a billing period ended."""
 
 
@@ -465,53 +410,53 @@ class UnitRow(Row, table=True):
     __tablename__ = "unit"
     __table_args__ = (
         UniqueConstraint("lane_id", "hour", "sequence"),
-        _one_of("state", UNIT_STATES),
-        _one_of("kind", UNIT_KINDS),
-        Index("ix_unit_open", "lane_id", "hour", unique=True, **_where("state = 'open'")),
+        one_of("state", UNIT_STATES),
+        one_of("kind", UNIT_KINDS),
+        Index("ix_unit_open", "lane_id", "hour", unique=True, **where("state = 'open'")),
         Index(
             "ix_unit_undecided",
             "lane_id",
             unique=True,
-            **_where(_is_one_of("state", UNIT_UNDECIDED)),
+            **where(is_one_of("state", UNIT_UNDECIDED)),
         ),
-        Index("ix_unit_pending", "lane_id", "id", **_where(_is_one_of("state", UNIT_PENDING))),
-        Index("ix_unit_accepted", "lane_id", "hour", **_where("state = 'accepted'")),
+        Index("ix_unit_pending", "lane_id", "id", **where(is_one_of("state", UNIT_PENDING))),
+        Index("ix_unit_accepted", "lane_id", "hour", **where("state = 'accepted'")),
         Index(
             "ix_unit_unsettled",
             "organization_id",
             "state",
-            **_where("state <> 'settled'"),
+            **where("state <> 'settled'"),
         ),
         Index("ix_unit_customer_hour", "stripe_customer_id", "hour"),
         Index(
             "ix_unit_customer_unsettled",
             "stripe_customer_id",
             "hour",
-            **_where("state <> 'settled'"),
+            **where("state <> 'settled'"),
         ),
     )
-    id: int | None = _counter()
-    organization_id: str = _text("organization.id")
+    id: int | None = counter()
+    organization_id: str = text_column("organization.id")
     lane_id: int = Field(sa_column=Column(BIG_ID, ForeignKey("lane.id"), nullable=False))
-    hour: datetime = _instant()
+    hour: datetime = instant()
     sequence: int
-    kind: str = _text(default="usage")
+    kind: str = text_column(default="usage")
     parent_id: int | None = Field(
         default=None, sa_column=Column(BIG_ID, ForeignKey("unit.id"), nullable=True)
     )
-    occurred_at: datetime = _instant()
-    quantity: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    occurred_at: datetime = instant()
+    quantity: Decimal = decimal_column()
     events: int
-    state: str = _text()
-    identifier: str = _text(unique=True)
-    stripe_customer_id: str | None = _optional()
-    first_attempt_at: datetime | None = _maybe_instant()
-    resend_until: datetime | None = _maybe_instant()
-    accepted_at: datetime | None = _maybe_instant()
+    state: str = text_column()
+    identifier: str = text_column(unique=True)
+    stripe_customer_id: str | None = optional_text()
+    first_attempt_at: datetime | None = maybe_instant()
+    resend_until: datetime | None = maybe_instant()
+    accepted_at: datetime | None = maybe_instant()
     attempts: int = 0
-    reason: str | None = _optional()
-    created_at: datetime = _instant()
-    updated_at: datetime = _instant()
+    reason: str | None = optional_text()
+    created_at: datetime = instant()
+    updated_at: datetime = instant()
 
 
 # What Stripe tells, and what came of it
@@ -522,10 +467,10 @@ class StripeEventRow(Row, table=True):
 
     __tablename__ = "stripe_event"
     __table_args__ = (Index("ix_stripe_event_received_at", "received_at"),)
-    account_id: str = _key("stripe_account.id")
-    event_id: str = _key()
-    type: str = _text()
-    received_at: datetime = _instant()
+    account_id: str = key_column("stripe_account.id")
+    event_id: str = key_column()
+    type: str = text_column()
+    received_at: datetime = instant()
 
 
 class ErrorReportRow(Row, table=True):
@@ -537,20 +482,20 @@ class ErrorReportRow(Row, table=True):
 
     __tablename__ = "error_report"
     __table_args__ = (
-        _one_of("state", ("open", "closed")),
+        one_of("state", ("open", "closed")),
         Index("ix_error_report_window", "account_id", "window_end"),
     )
-    account_id: str = _key("stripe_account.id")
-    event_id: str = _key()
-    event_name: str | None = _optional()
-    codes: str = _text()
-    message: str = _text()
+    account_id: str = key_column("stripe_account.id")
+    event_id: str = key_column()
+    event_name: str | None = optional_text()
+    codes: str = text_column()
+    message: str = text_column()
     error_count: int
     explained: int
-    window_start: datetime = _instant()
-    window_end: datetime = _instant()
-    state: str = _text()
-    received_at: datetime = _instant()
+    window_start: datetime = instant()
+    window_end: datetime = instant()
+    state: str = text_column()
+    received_at: datetime = instant()
 
 
 class ReconciliationRow(Row, table=True):
@@ -563,8 +508,8 @@ class ReconciliationRow(Row, table=True):
 
     __tablename__ = "reconciliation"
     __table_args__ = (
-        _one_of("classification", ("unsettled", "late", "foreign", "rejected")),
-        _one_of("state", ("open", "applied", "dismissed", "resolved")),
+        one_of("classification", ("unsettled", "late", "foreign", "rejected")),
+        one_of("state", ("open", "applied", "dismissed", "resolved")),
         Index("ix_reconciliation_slot", "account_id", "stripe_customer_id", "event_name", "hour"),
         Index(
             "ix_reconciliation_open",
@@ -573,33 +518,33 @@ class ReconciliationRow(Row, table=True):
             "event_name",
             "hour",
             unique=True,
-            **_where("state IN ('open', 'applied', 'dismissed')"),
+            **where("state IN ('open', 'applied', 'dismissed')"),
         ),
     )
-    id: int | None = _counter()
-    organization_id: str = _text("organization.id", index=True)
-    account_id: str = _text("stripe_account.id")
-    stripe_customer_id: str = _text()
-    event_name: str = _text()
-    hour: datetime = _instant()
-    expected: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    observed: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    classification: str = _text()
-    reason: str = _text()
-    proposal: str | None = _optional()
-    quantity: Decimal | None = Field(default=None, sa_column=Column(ExactDecimal, nullable=True))
-    identifier: str | None = _optional()
-    state: str = _text()
-    first_seen_at: datetime = _instant()
-    observed_at: datetime = _instant()
-    checked_at: datetime = _instant()
+    id: int | None = counter()
+    organization_id: str = text_column("organization.id", index=True)
+    account_id: str = text_column("stripe_account.id")
+    stripe_customer_id: str = text_column()
+    event_name: str = text_column()
+    hour: datetime = instant()
+    expected: Decimal = decimal_column()
+    observed: Decimal = decimal_column()
+    classification: str = text_column()
+    reason: str = text_column()
+    proposal: str | None = optional_text()
+    quantity: Decimal | None = maybe_decimal()
+    identifier: str | None = optional_text()
+    state: str = text_column()
+    first_seen_at: datetime = instant()
+    observed_at: datetime = instant()
+    checked_at: datetime = instant()
 
 
 class StripeReadsRow(Row, table=True):
     """How many reads an account's reconciliation took on a UTC day; Stripe allots them."""
 
     __tablename__ = "stripe_reads"
-    account_id: str = _key("stripe_account.id")
+    account_id: str = key_column("stripe_account.id")
     day: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
     reads: int
 
@@ -608,27 +553,27 @@ class StripeWebhookRow(Row, table=True):
     """A webhook endpoint or event destination we made at Stripe; its secret is sealed."""
 
     __tablename__ = "stripe_webhook"
-    id: str = _key()
-    organization_id: str = _text("organization.id", index=True)
-    account_id: str = _text("stripe_account.id")
-    endpoint_id: str = _text()
-    kind: str = _text()
+    id: str = key_column()
+    organization_id: str = text_column("organization.id", index=True)
+    account_id: str = text_column("stripe_account.id")
+    endpoint_id: str = text_column()
+    kind: str = text_column()
     """`snapshot` or `thin`."""
-    url: str = _text()
-    secret: str = _text()
-    created_at: datetime = _instant()
+    url: str = text_column()
+    secret: str = text_column()
+    created_at: datetime = instant()
 
 
 class OauthStateRow(Row, table=True):
     """A connection to Stripe that was begun: whose, by which browser, and until when."""
 
     __tablename__ = "oauth_state"
-    state_hash: str = _key()
-    session_hash: str = _text()
-    organization_id: str = _text("organization.id")
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    used_at: datetime | None = _maybe_instant()
+    state_hash: str = key_column()
+    session_hash: str = text_column()
+    organization_id: str = text_column("organization.id")
+    created_at: datetime = instant()
+    expires_at: datetime = instant()
+    used_at: datetime | None = maybe_instant()
 
 
 class StatementRow(Row, table=True):
@@ -638,27 +583,27 @@ class StatementRow(Row, table=True):
     """
 
     __tablename__ = "statement"
-    organization_id: str = _key("organization.id")
+    organization_id: str = key_column("organization.id")
     at: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
-    event_name: str = _key()
-    metered: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    settled: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    in_flight: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    parked: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    quarantined: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    held: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
-    written_off: Decimal = Field(sa_column=Column(ExactDecimal, nullable=False))
+    event_name: str = key_column()
+    metered: Decimal = decimal_column()
+    settled: Decimal = decimal_column()
+    in_flight: Decimal = decimal_column()
+    parked: Decimal = decimal_column()
+    quarantined: Decimal = decimal_column()
+    held: Decimal = decimal_column()
+    written_off: Decimal = decimal_column()
 
 
 class AuditRow(Row, table=True):
     """Who changed what: never changed itself. `before` and `after` are JSON."""
 
     __tablename__ = "audit"
-    seq: int | None = _counter()
-    organization_id: str = _text("organization.id", index=True)
-    at: datetime = _instant()
-    actor: str = _text()
-    action: str = _text()
-    subject: str = _text()
-    before: str | None = _optional()
-    after: str | None = _optional()
+    seq: int | None = counter()
+    organization_id: str = text_column("organization.id", index=True)
+    at: datetime = instant()
+    actor: str = text_column()
+    action: str = text_column()
+    subject: str = text_column()
+    before: str | None = optional_text()
+    after: str | None = optional_text()

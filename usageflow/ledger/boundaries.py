@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from sqlalchemy import select, update
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import among, insert_new
 from usageflow.db.tables import (
@@ -17,7 +18,6 @@ from usageflow.db.tables import (
     LaneRow,
     StripeCustomerRow,
     UnitRow,
-    table,
 )
 from usageflow.ledger import lanes
 from usageflow.periods import hour_start

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Select, select
 
-from usageflow.db.tables import UsageEventRow, table
+from usageflow.db.columns import table
+from usageflow.db.tables import UsageEventRow
 
 
 class Counted(NamedTuple):

@@ -7,8 +7,9 @@ from typing import TypeAlias
 from sqlalchemy import insert, select, tuple_
 from sqlmodel import col
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
-from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow, table
+from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow
 
 Identified: TypeAlias = tuple[str, str]
 """(field, value)."""

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from sqlalchemy import and_, bindparam, case, insert, select, tuple_, update
 from sqlmodel import col
 
+from usageflow.db.columns import table
 from usageflow.db.exact import add, decimal_add
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
@@ -25,7 +26,6 @@ from usageflow.db.tables import (
     StripeMeterRow,
     UnitRow,
     UsageEventRow,
-    table,
 )
 from usageflow.ledger import boundaries
 from usageflow.ledger.counted import Counted, select_counted

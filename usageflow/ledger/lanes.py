@@ -6,9 +6,10 @@ from typing import Final
 from sqlalchemy import bindparam, exists, func, select, update
 from sqlmodel import col
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import among
-from usageflow.db.tables import UNIT_PENDING, LaneRow, UnitRow, table
+from usageflow.db.tables import UNIT_PENDING, LaneRow, UnitRow
 
 # Written out in the statement, so that the partial index of the same condition is used.
 PENDING: Final = col(UnitRow.state).in_(

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
 
+from usageflow.db.columns import table
 from usageflow.db.exact import add
 from usageflow.db.session import Tx
 from usageflow.db.tables import (
@@ -24,7 +25,6 @@ from usageflow.db.tables import (
     StripeAccountRow,
     UnitRow,
     UsageEventRow,
-    table,
 )
 from usageflow.ledger.lanes import PENDING
 

@@ -25,9 +25,10 @@ from sqlalchemy import (
     update,
 )
 
+from usageflow.db.columns import table
 from usageflow.db.exact import ExactDecimal, add, decimal_add, decimal_sum
 from usageflow.db.session import Tx
-from usageflow.db.tables import ErrorReportRow, LaneRow, UnitRow, table
+from usageflow.db.tables import ErrorReportRow, LaneRow, UnitRow
 from usageflow.ledger import lanes
 from usageflow.ledger.unit_states import following
 

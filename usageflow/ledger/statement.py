@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, cast
 
 from sqlalchemy import ColumnElement, Select, func, literal, literal_column, select, union_all
 
+from usageflow.db.columns import table
 from usageflow.db.exact import add, decimal_sum, plain
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
@@ -26,7 +27,6 @@ from usageflow.db.tables import (
     StripeAccountRow,
     UnitRow,
     UsageEventRow,
-    table,
 )
 from usageflow.periods import hour_start
 

@@ -12,9 +12,10 @@ from typing import Any, Final, Literal, TypeAlias
 from sqlalchemy import select
 
 from usageflow.config import UnknownMetric
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
-from usageflow.db.tables import IngestRejectionRow, MetricRow, UsageEventRow, table
+from usageflow.db.tables import IngestRejectionRow, MetricRow, UsageEventRow
 from usageflow.events import UsageEvent, fingerprint
 from usageflow.ledger import customers, folding, windows
 from usageflow.ledger.counted import Counted

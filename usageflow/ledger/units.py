@@ -26,10 +26,11 @@ from sqlalchemy import (
 )
 from sqlmodel import col
 
+from usageflow.db.columns import table
 from usageflow.db.exact import decimal_add
 from usageflow.db.session import Tx
 from usageflow.db.statements import among
-from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitRow, table
+from usageflow.db.tables import UNIT_UNDECIDED, LaneRow, StripeAccountRow, UnitRow
 from usageflow.ledger import lanes as lane_rows
 from usageflow.ledger.attempts import CLOCK_BACK_S_MAX, Limits, Outcome, outcome, start
 from usageflow.ledger.lanes import PENDING

@@ -23,8 +23,9 @@ from sqlalchemy import (
     union_all,
 )
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
-from usageflow.db.tables import ErrorReportRow, LaneRow, ReconciliationRow, UnitRow, table
+from usageflow.db.tables import ErrorReportRow, LaneRow, ReconciliationRow, UnitRow
 from usageflow.ledger.slots import ACCEPTED, OVER, Series, is_suspect, unanswered
 
 EXPIRED: Final = 2

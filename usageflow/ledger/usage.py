@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import case, func, literal_column, select
 
+from usageflow.db.columns import table
 from usageflow.db.exact import add, decimal_sum, utc_hour
 from usageflow.db.session import Tx
 from usageflow.db.tables import (
@@ -23,7 +24,6 @@ from usageflow.db.tables import (
     StripeMeterRow,
     UnitRow,
     UsageEventRow,
-    table,
 )
 from usageflow.ledger import windows
 from usageflow.ledger.windows import Window

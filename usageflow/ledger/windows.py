@@ -12,9 +12,10 @@ from typing import NamedTuple, TypeAlias
 from sqlalchemy import delete, select, text
 
 from usageflow.db import exact
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert
-from usageflow.db.tables import UsageWindowRow, table
+from usageflow.db.tables import UsageWindowRow
 from usageflow.ledger.counted import Counted, select_counted
 from usageflow.periods import hour_start
 

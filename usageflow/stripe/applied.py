@@ -10,9 +10,10 @@ from typing import NamedTuple, TypeAlias
 from sqlalchemy import func, select
 
 from usageflow.config import Settings
+from usageflow.db.columns import table
 from usageflow.db.exact import add
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, StripeMeterRow, UnitRow, table
+from usageflow.db.tables import LaneRow, StripeMeterRow, UnitRow
 from usageflow.errors import DeliveryError
 from usageflow.ledger.usage import Slot
 from usageflow.periods import HOUR

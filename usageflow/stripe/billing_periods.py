@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
-from usageflow.db.tables import BillingPeriodRow, table
+from usageflow.db.tables import BillingPeriodRow
 from usageflow.ledger.boundaries import REACH
 
 _rows = table(BillingPeriodRow)

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, case, delete, func, or_, select, update
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert, insert_new
-from usageflow.db.tables import LaneRow, StripeCustomerRow, table
+from usageflow.db.tables import LaneRow, StripeCustomerRow
 from usageflow.ledger import lanes
 from usageflow.stripe import identity_lanes
 from usageflow.stripe.identities import Identity, Meant, Moment, Place, place

@@ -10,8 +10,9 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import exists, func, select
 
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
-from usageflow.db.tables import LaneRow, UnitRow, table
+from usageflow.db.tables import LaneRow, UnitRow
 from usageflow.ledger import boundaries, lanes
 from usageflow.ledger.boundaries import REACH
 from usageflow.stripe import billing_periods

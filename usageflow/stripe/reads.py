@@ -10,9 +10,10 @@ from typing import Final
 
 from sqlalchemy import update
 
+from usageflow.db.columns import table
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert
-from usageflow.db.tables import StripeReadsRow, table
+from usageflow.db.tables import StripeReadsRow
 
 KEPT_SHARE: Final = 10
 """One read in so many is kept for urgent ones."""

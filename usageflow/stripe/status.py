@@ -16,15 +16,9 @@ from sqlmodel import col, select
 
 from usageflow.catalog.secrets import Keyring
 from usageflow.config import Settings
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
-from usageflow.db.tables import (
-    LaneRow,
-    StripeAccountRow,
-    StripeMeterRow,
-    StripeReadsRow,
-    UnitRow,
-    table,
-)
+from usageflow.db.tables import LaneRow, StripeAccountRow, StripeMeterRow, StripeReadsRow, UnitRow
 from usageflow.errors import DeliveryError
 from usageflow.ledger.progress import Progress, progress
 from usageflow.periods import HOUR

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from usageflow.db.tables import Row
+from usageflow.db.columns import Row
 
 context.configure(
     connection=context.config.attributes["connection"],
