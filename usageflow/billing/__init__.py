@@ -1,0 +1,1 @@
+"""What is owed: pricing, invoices, and how they come to be paid."""
