@@ -15,7 +15,7 @@ from sqlmodel import col, delete, select, update
 from usageflow.catalog.keys import NewKey, create_key
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert
-from usageflow.db.tables import MemberRow, OrganizationRow, SignupTokenRow
+from usageflow.db.tables import MemberRow, OrganizationRow, PersonRow, SignupTokenRow
 
 SIGNUP_LIFE: Final = timedelta(hours=48)
 """Long enough to come back to a machine that was set up on a Friday evening."""
@@ -72,12 +72,19 @@ def sign_up(
         .where(col(OrganizationRow.id) == organization_id)
         .values(display_name=organization_name)
     )
+    person = PersonRow(
+        id=str(uuid.uuid4()),
+        email=email.lower(),
+        password_hash=password_hash,
+        created_at=tx.now,
+    )
+    tx.session.add(person)
+    tx.session.flush()
     tx.session.add(
         MemberRow(
             id=str(uuid.uuid4()),
             organization_id=organization_id,
-            email=email.lower(),
-            password_hash=password_hash,
+            person_id=person.id,
             role="OWNER",
             created_at=tx.now,
         )

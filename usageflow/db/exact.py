@@ -104,6 +104,13 @@ class decimal_sum(FunctionElement[Decimal]):  # noqa: N801 - named as the SQL fu
     inherit_cache = True
 
 
+class decimal_greatest(FunctionElement[Decimal]):  # noqa: N801 - named as the SQL function it is
+    """The greater of two, exact on both databases."""
+
+    type = ExactDecimal()
+    inherit_cache = True
+
+
 class utc_hour(FunctionElement[datetime]):  # noqa: N801 - named as the SQL function it is
     """The beginning of an instant's UTC hour, as `usageflow.periods` has it."""
 
@@ -134,6 +141,16 @@ def _add_on_postgresql(element: decimal_add, compiler: SQLCompiler, **kw: Any) -
     return f"({compiler.process(left, **kw)} + {compiler.process(right, **kw)})"
 
 
+@compiles(decimal_greatest, "sqlite")
+def _greatest_on_sqlite(element: decimal_greatest, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"decimal_greatest({compiler.process(element.clauses, **kw)})"
+
+
+@compiles(decimal_greatest, "postgresql")
+def _greatest_on_postgresql(element: decimal_greatest, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"GREATEST({compiler.process(element.clauses, **kw)})"
+
+
 @compiles(decimal_sum, "sqlite")
 def _sum_on_sqlite(element: decimal_sum, compiler: SQLCompiler, **kw: Any) -> str:
     return f"decimal_sum({compiler.process(element.clauses, **kw)})"
@@ -161,11 +178,16 @@ class _DecimalSum:
 
 
 def register(connection: sqlite3.Connection) -> None:
-    """Teach one SQLite connection `decimal_add` and `decimal_sum`."""
+    """Teach one SQLite connection `decimal_add`, `decimal_greatest` and `decimal_sum`."""
     connection.create_function("decimal_add", 2, _decimal_add, deterministic=True)
+    connection.create_function("decimal_greatest", 2, _decimal_greatest, deterministic=True)
     connection.create_aggregate("decimal_sum", 1, _DecimalSum)  # type: ignore[arg-type]
     # typeshed has only int arguments in mind
 
 
 def _decimal_add(left: str, right: str) -> str:
     return plain(add(Decimal(left), Decimal(right)))
+
+
+def _decimal_greatest(left: str, right: str) -> str:
+    return left if Decimal(left) >= Decimal(right) else right

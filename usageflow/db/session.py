@@ -24,10 +24,13 @@ from sqlalchemy.exc import (
 )
 from sqlmodel import Session
 
+from usageflow.db import billing_tables, outbox_tables, tables
 from usageflow.db.sqlite import SqliteFile
 from usageflow.errors import DatabaseError
 
-SCHEMA_REVISION: Final = "0004"
+TABLES: Final = (tables, billing_tables, outbox_tables)
+"""Who has a session has all tables, so that whatever one refers to is known."""
+SCHEMA_REVISION: Final = "0005"
 """The newest migration. Revisions are numbers of four digits: a newer one compares greater."""
 CONNECT_TIMEOUT_S: Final = 5
 """Longest wait for a PostgreSQL connection."""

@@ -6,11 +6,12 @@ units from being changed are in the first migration. Every table that grows lead
 organization.
 """
 
+import uuid
 from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint
 from sqlmodel import Field
 
 from usageflow.db.columns import (
@@ -29,6 +30,13 @@ from usageflow.db.columns import (
 )
 from usageflow.db.exact import BIG_ID, UtcDateTime
 
+
+def _uuid() -> str:
+    return str(uuid.uuid4())
+
+
+ROLES: Final = ("OWNER", "ADMIN", "DEVELOPER", "VIEWER")
+AGGREGATIONS: Final = ("SUM", "COUNT", "MAX", "UNIQUE_COUNT", "LAST")
 EVENT_STATES: Final = ("counted", "inbox", "shadow", "skipped", "gap")
 EVENT_FOR_HUMAN: Final = ("inbox", "gap")
 """The states of events that a human must see: not billed, though something was used."""
@@ -79,23 +87,84 @@ class OrganizationRow(Row, table=True):
     created_at: datetime = instant()
     display_name: str | None = optional_text()
     """What its people call it."""
+    settings: str | None = optional_text()
+    """JSON, see `catalog.organization_settings`: currency, time zone, what is due when."""
+
+
+class PersonRow(Row, table=True):
+    """Somebody who signs in. `password_hash` tells how it was made (`catalog.passwords`)."""
+
+    __tablename__ = "person"
+    id: str = key_column()
+    email: str = text_column(unique=True)
+    """In lower case."""
+    password_hash: str = text_column()
+    created_at: datetime = instant()
 
 
 class MemberRow(Row, table=True):
-    """A person of an organization. `password_hash` tells how it was made (`catalog.passwords`)."""
+    """What a person may do in an organization."""
 
     __tablename__ = "member"
     __table_args__ = (
-        CheckConstraint("role = 'OWNER'", name="role_known"),
-        UniqueConstraint("organization_id", "email"),
+        one_of("role", ROLES),
+        UniqueConstraint("organization_id", "person_id"),
+        Index("ix_member_person_id", "person_id"),
+    )
+    id: str = key_column()
+    organization_id: str = text_column("organization.id")
+    person_id: str = text_column("person.id")
+    role: str = text_column()
+    created_at: datetime = instant()
+
+
+class InvitationRow(Row, table=True):
+    """A way in for one address, once; only the SHA-256 of its token is kept."""
+
+    __tablename__ = "invitation"
+    __table_args__ = (
+        one_of("role", ROLES),
+        Index(
+            "ix_invitation_open",
+            "organization_id",
+            "email",
+            unique=True,
+            **where("accepted_at IS NULL AND revoked_at IS NULL"),
+        ),
     )
     id: str = key_column()
     organization_id: str = text_column("organization.id")
     email: str = text_column()
-    """In lower case."""
-    password_hash: str = text_column()
     role: str = text_column()
+    token_hash: str = text_column(unique=True)
+    invited_by: str = text_column()
     created_at: datetime = instant()
+    expires_at: datetime = instant()
+    accepted_at: datetime | None = maybe_instant()
+    revoked_at: datetime | None = maybe_instant()
+
+
+class SessionRow(Row, table=True):
+    """A person signed in, acting for one organization; only hashes of its two tokens are kept.
+
+    `refresh_used_hash` is the token before: who shows it again has a stolen one.
+    """
+
+    __tablename__ = "session"
+    __table_args__ = (Index("ix_session_person_id", "person_id"),)
+    id: str = key_column()
+    person_id: str = text_column("person.id")
+    organization_id: str = text_column("organization.id")
+    access_hash: str = text_column(unique=True)
+    access_expires_at: datetime = instant()
+    refresh_hash: str = text_column(unique=True)
+    refresh_used_hash: str | None = optional_text()
+    refresh_expires_at: datetime = instant()
+    created_at: datetime = instant()
+    last_used_at: datetime = instant()
+    address: str = text_column(default="")
+    user_agent: str = text_column(default="")
+    revoked_at: datetime | None = maybe_instant()
 
 
 class SignupTokenRow(Row, table=True):
@@ -122,21 +191,31 @@ class ApiKeyRow(Row, table=True):
     created_at: datetime = instant()
     revoked_at: datetime | None = maybe_instant()
     last_used_at: datetime | None = maybe_instant()
+    expires_at: datetime | None = maybe_instant()
 
 
 # What may be
 
 
 class MetricRow(Row, table=True):
-    """What is counted."""
+    """What is counted. `id` and `token` (the product documents' `meter_token`) name it as well.
+
+    `property` is the field of an event's metadata or properties that holds the quantity or, for
+    UNIQUE_COUNT, what is told apart; `filters` is JSON: [{property, values}], all of which hold.
+    """
 
     __tablename__ = "metric"
-    __table_args__ = (CheckConstraint("aggregation = 'SUM'", name="aggregation_known"),)
+    __table_args__ = (one_of("aggregation", AGGREGATIONS),)
     organization_id: str = key_column("organization.id")
     key: str = key_column()
+    id: str = text_column(unique=True, default=_uuid)
+    token: str = text_column(unique=True, default=_uuid)
     name: str = text_column()
     unit: str = text_column(default="")
     aggregation: str = text_column(default="SUM")
+    property: str | None = optional_text()
+    filters: str = text_column(default="[]")
+    description: str = text_column(default="")
     created_at: datetime = instant()
 
 
@@ -161,6 +240,16 @@ class CustomerRow(Row, table=True):
     organization_id: str = text_column("organization.id")
     external_id: str = text_column()
     created_at: datetime = instant()
+    name: str | None = optional_text()
+    email: str | None = optional_text()
+    phone: str | None = optional_text()
+    address: str | None = optional_text()
+    """JSON: line1, line2, city, state, postal_code, country."""
+    tax_percent: Decimal | None = maybe_decimal()
+    stripe_customer_id: str | None = optional_text()
+    metadata_: str | None = Field(default=None, sa_column=Column("metadata", Text, nullable=True))
+    """JSON."""
+    archived_at: datetime | None = maybe_instant()
 
 
 class CustomerIdentityRow(Row, table=True):
@@ -232,6 +321,12 @@ class UsageEventRow(Row, table=True):
     unit_id: int | None = Field(
         default=None, sa_column=Column(BIG_ID, ForeignKey("unit.id"), nullable=True)
     )
+    idempotency_key: str | None = optional_text()
+    """What a client of the API called it; edges mint their ids themselves."""
+    metadata_: str | None = Field(default=None, sa_column=Column("metadata", Text, nullable=True))
+    """JSON, as the client sent it; never billed."""
+    unique_value: str | None = optional_text()
+    """What a metric of aggregation UNIQUE_COUNT tells apart."""
 
 
 class UnmatchedEndpointRow(Row, table=True):
@@ -253,7 +348,12 @@ class UnmatchedEndpointRow(Row, table=True):
 
 
 class UsageWindowRow(Row, table=True):
-    """The sum of counted events per customer, metric and UTC hour; derived from usage events."""
+    """Counted events per customer, metric and UTC hour, added up; derived from usage events.
+
+    `last` is the quantity of the latest event by time, then by `seq`; `changed_at` is
+    when the transaction that last added to it began; `forwarded` is the part of `total` that goes
+    to Stripe under an event name.
+    """
 
     __tablename__ = "usage_window"
     organization_id: str = key_column("organization.id")
@@ -261,6 +361,27 @@ class UsageWindowRow(Row, table=True):
     metric: str = key_column()
     hour: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
     total: Decimal = decimal_column()
+    events: int = Field(sa_column=Column(BIG_ID, nullable=False))
+    maximum: Decimal = decimal_column()
+    last: Decimal = decimal_column()
+    last_at: datetime = instant()
+    last_seq: int = Field(sa_column=Column(BIG_ID, nullable=False))
+    changed_at: datetime = instant()
+    forwarded: Decimal = decimal_column(default=Decimal(0))
+
+
+class UsageValueRow(Row, table=True):
+    """A value that a UNIQUE_COUNT metric saw in an hour; derived from usage events like windows.
+
+    `events` is how many told it.
+    """
+
+    __tablename__ = "usage_value"
+    organization_id: str = key_column("organization.id")
+    customer_id: str = key_column("customer.id")
+    metric: str = key_column()
+    hour: datetime = Field(sa_column=Column(UtcDateTime, primary_key=True))
+    value: str = key_column()
     events: int = Field(sa_column=Column(BIG_ID, nullable=False))
 
 
@@ -607,3 +728,16 @@ class AuditRow(Row, table=True):
     subject: str = text_column()
     before: str | None = optional_text()
     after: str | None = optional_text()
+    request_id: str | None = optional_text()
+    hash: str | None = optional_text()
+    """SHA-256 over the hash of the organization's entry before and this entry; none in entries from
+    before there was a chain."""
+
+
+class AuditHeadRow(Row, table=True):
+    """The end of an organization's audit chain: whoever adds to it takes this row first."""
+
+    __tablename__ = "audit_head"
+    organization_id: str = key_column("organization.id")
+    hash: str = text_column()
+    entries: int = Field(sa_column=Column(BIG_ID, nullable=False))

@@ -109,7 +109,13 @@ def totals(tx: Tx, organization_id: str) -> list[Usage]:
     """All usage of the organization, in order of customer, metric and hour."""
     names, progress = _names(tx, organization_id), _progress(tx, organization_id)
     found = [
-        Usage(*names[window.customer_id], *window[1:], *held, tuple(progress.get(window, ())))
+        Usage(
+            *names[window.customer_id],
+            *window[1:],
+            held.total,
+            held.events,
+            tuple(progress.get(window, ())),
+        )
         for window, held in windows.totals(tx, organization_id).items()
     ]
     return sorted(found, key=lambda usage: (usage.customer, usage.metric, usage.hour))
