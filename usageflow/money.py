@@ -102,3 +102,8 @@ def price_problem(price: Decimal) -> str | None:
 def plain(value: Decimal) -> str:
     """The one shortest way to write this number: no exponent, no zeros at the end of decimals."""
     return format(EXACT.normalize(value), "f") if value else "0"
+
+
+def shortest(value: Decimal) -> Decimal:
+    """The number as `plain` writes it: equal numbers become one value to store and to print."""
+    return Decimal(plain(value))

@@ -14,7 +14,7 @@ import msgspec
 
 from usageflow.billing.pricing import Step, figure, once, price, priced, times
 from usageflow.catalog.charges import Charge, ChargeKind, Terms
-from usageflow.money import EXACT, from_minor, to_minor
+from usageflow.money import EXACT, from_minor, shortest, to_minor
 
 LineKind: TypeAlias = Literal["base", "fixed", "usage", "minimum"]
 
@@ -215,7 +215,7 @@ def _line(
         charge_id=None,
         metric=None,
         description=description,
-        quantity=quantity,
+        quantity=shortest(quantity),
         unit_price=single,
         amount=amount,
         amount_minor=to_minor(amount, currency),

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from usageflow.catalog.charges import Charge, Model, Tier
-from usageflow.money import EXACT, plain
+from usageflow.money import EXACT, shortest
 
 _ONE: Final = Decimal(1)
 _ZERO: Final = Decimal(0)
@@ -50,24 +50,29 @@ def priced(steps: Iterable[Step]) -> Priced:
     amount = _ZERO
     for step in steps:
         amount = EXACT.add(amount, step.amount)
-    return Priced(amount, steps)
+    return Priced(shortest(amount), steps)
 
 
 def figure(value: Decimal) -> str:
     """A number as a person reads it in a sum: 12,000 or 0.0005."""
-    return f"{Decimal(plain(value)):,f}"
+    return f"{shortest(value):,f}"
 
 
 def times(quantity: Decimal, unit_price: Decimal, what: str = "") -> Step:
     """The step `what: quantity x unit price = amount`."""
-    amount = EXACT.multiply(quantity, unit_price)
-    text = f"{figure(quantity)} x {figure(unit_price)} = {figure(amount)}"
-    return Step(f"{what}: {text}" if what else text, quantity, unit_price, amount)
+    amount = figure(EXACT.multiply(quantity, unit_price))
+    text = f"{figure(quantity)} x {figure(unit_price)} = {amount}"
+    return _step(f"{what}: {text}" if what else text, quantity, unit_price)
 
 
 def once(amount: Decimal, text: str) -> Step:
     """A step of one amount that the text accounts for."""
-    return Step(text, _ONE, amount, amount)
+    return _step(text, _ONE, amount)
+
+
+def _step(text: str, quantity: Decimal, unit_price: Decimal) -> Step:
+    amount = EXACT.multiply(quantity, unit_price)
+    return Step(text, shortest(quantity), shortest(unit_price), shortest(amount))
 
 
 def _unit_price(charge: Charge) -> Decimal:
@@ -103,7 +108,7 @@ def _packages(charge: Charge, quantity: Decimal) -> Iterator[Step]:
 def _included(charge: Charge, quantity: Decimal) -> Iterator[Step]:
     if charge.included:
         used = min(quantity, charge.included)
-        yield Step(f"{figure(used)} of {figure(charge.included)} included", used, _ZERO, _ZERO)
+        yield _step(f"{figure(used)} of {figure(charge.included)} included", used, _ZERO)
 
 
 def _beyond(charge: Charge, quantity: Decimal) -> Decimal:
@@ -144,7 +149,7 @@ def _tier(tier: Tier, below: Decimal, quantity: Decimal) -> Iterator[Step]:
     what = ", ".join([*above, *up_to])
     yield times(quantity, tier.unit_price, what)
     if tier.flat_price and quantity:
-        yield once(tier.flat_price, f"{what}: flat price of {figure(tier.flat_price)}")
+        yield once(tier.flat_price, f"{what}: flat price = {figure(tier.flat_price)}")
 
 
 def _bounded(charge: Charge, metered: Priced) -> Priced:
