@@ -14,7 +14,7 @@ import msgspec
 
 from usageflow.billing.pricing import Step, figure, once, price, priced, times
 from usageflow.catalog.charges import Charge, ChargeKind, Terms
-from usageflow.money import EXACT, from_minor, shortest, to_minor
+from usageflow.money import from_minor, shortest, to_minor
 
 LineKind: TypeAlias = Literal["base", "fixed", "usage", "minimum"]
 
@@ -64,9 +64,12 @@ def calculate(
     """The lines of a period: base price, fixed charges, usage charges, the plan's minimum.
 
     `usage` has the total of each usage charge by the charge's id; one that is not there is 0, and
-    has a line all the same. `share` of the period is billed. It applies to what is agreed per
-    period: base price, fixed charges, minimum and maximum. It does not apply to included units and
-    tiers: the subscriber was told their number, and less is used in a shorter period anyway.
+    has a line all the same. So has a minimum to which nothing is lacking: what was billed before
+    of any line of the period can be set against it.
+
+    `share` of the period is billed. It applies to what is agreed per period: base price, fixed
+    charges, minimum and maximum. It does not apply to included units and tiers: the subscriber was
+    told their number, and less is used in a shorter period anyway.
     ValueError for a share outside 0 to 1 and for usage of a charge that the terms do not have.
     """
     if not 0 <= share <= 1:
@@ -74,35 +77,8 @@ def calculate(
     if unknown := usage.keys() - {charge.id for charge in terms.charges}:
         raise ValueError(f"usage of charges that the plan does not have: {sorted(unknown)}")
     lines = [*_fixed_lines(terms, share), *_usage_lines(terms, usage, share)]
-    return _calculation(terms, [*lines, *_minimum_line(terms, _total(lines), share)])
-
-
-def differences(
-    terms: Terms,
-    billed: Mapping[str, Decimal],
-    now: Mapping[str, Decimal],
-    *,
-    share: Fraction = WHOLE,
-) -> Calculation:
-    """What changes in a period, invoiced for the usage `billed`, when it turns out to be `now`.
-
-    A line for each charge whose quantity differs, and one if the plan's minimum asks for less or
-    more than before. The total is the difference of the two calculations, so that billing it is as
-    if `now` had been known at once, however often usage comes late.
-    """
-    before, after = (calculate(terms, usage, share=share) for usage in (billed, now))
-    lines = []
-    for charge in _active(terms, "usage"):
-        was, turned_out = billed.get(charge.id, _ZERO), now.get(charge.id, _ZERO)
-        if was != turned_out:
-            change = difference(charge, was, turned_out, terms.currency, share)
-            more = EXACT.subtract(turned_out, was)
-            lines.append(_charge_line(charge, more, change.steps, terms.currency))
-    topped_up = after.total_minor - before.total_minor - _total(lines)
-    if topped_up:
-        text = "change of what is lacking to the minimum of the plan"
-        lines.append(_minimum(topped_up, text, terms.currency))
-    return _calculation(terms, lines)
+    lines.extend(_minimum_line(terms, _total(lines), share))
+    return Calculation(currency=terms.currency, lines=tuple(lines), total_minor=_total(lines))
 
 
 def difference(
@@ -160,17 +136,12 @@ def _minimum_line(terms: Terms, subtotal_minor: int, share: Fraction) -> Iterato
     """What is lacking to the least total of a period."""
     if terms.minimum is None:
         return
-    least = prorated(terms.minimum, share, terms.currency)
-    lacking = to_minor(least, terms.currency) - subtotal_minor
-    if lacking > 0:
-        subtotal = from_minor(subtotal_minor, terms.currency)
-        text = f"{figure(least)} - {figure(subtotal)}"
-        yield _minimum(lacking, text, terms.currency)
-
-
-def _minimum(amount_minor: int, text: str, currency: str) -> Line:
-    step = _settled(amount_minor, text, currency)
-    return _line("minimum", "Minimum of the plan", _ONE, [step], currency)
+    currency = terms.currency
+    least = prorated(terms.minimum, share, currency)
+    lacking = max(0, to_minor(least, currency) - subtotal_minor)
+    text = f"{figure(least)} - {figure(from_minor(subtotal_minor, currency))}"
+    step = _settled(lacking, text if lacking else f"{text}, not below 0", currency)
+    yield _line("minimum", "Minimum of the plan", _ONE, [step], currency)
 
 
 def _for_share(charge: Charge, share: Fraction, currency: str) -> Charge:
@@ -221,10 +192,6 @@ def _line(
         amount_minor=to_minor(amount, currency),
         steps=steps,
     )
-
-
-def _calculation(terms: Terms, lines: list[Line]) -> Calculation:
-    return Calculation(currency=terms.currency, lines=tuple(lines), total_minor=_total(lines))
 
 
 def _total(lines: Iterable[Line]) -> int:

@@ -127,9 +127,11 @@ def _graduated(charge: Charge, quantity: Decimal) -> Iterator[Step]:
     for index, tier in enumerate(charge.tiers):
         top = quantity if tier.up_to is None else min(quantity, tier.up_to)
         if index and top <= below:
-            return
+            break
         yield from _tier(tier, below, EXACT.subtract(top, below))
         below = top
+    if below < quantity:
+        raise _beyond_tiers(charge, quantity)
 
 
 def _volume(charge: Charge, quantity: Decimal) -> Iterator[Step]:
@@ -140,6 +142,11 @@ def _volume(charge: Charge, quantity: Decimal) -> Iterator[Step]:
             yield from _tier(tier, below, quantity)
             return
         below = tier.up_to
+    raise _beyond_tiers(charge, quantity)
+
+
+def _beyond_tiers(charge: Charge, quantity: Decimal) -> ValueError:
+    return ValueError(f"the tiers of the charge {charge.id} end before {figure(quantity)}")
 
 
 def _tier(tier: Tier, below: Decimal, quantity: Decimal) -> Iterator[Step]:
