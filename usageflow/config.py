@@ -24,6 +24,7 @@ UnknownMetric = Literal["create", "inbox"]
 Switch = Literal["on", "off"]
 Balance = Literal["round-robin", "least-connections"]
 StripeApi = Literal["v1", "v2-stream"]
+Signup = Literal["first", "open", "invited"]
 
 _FORMS: Final = MappingProxyType(
     {
@@ -268,6 +269,20 @@ class Settings:
     )
     ingest_bytes_max: int = _setting(8_388_608, "largest batch body, after gzip is undone")
     ingest_events_max: int = _setting(5_000, "events in one batch")
+    signup: Signup = _setting(
+        "first",
+        "who may sign up over the API: first (while nobody has), open (anybody, each with an "
+        "organization of their own) or invited (only who was invited)",
+    )
+    api_body_bytes_max: int = _setting(
+        1_048_576, "largest body of a request to the API, batches of usage excepted"
+    )
+    api_requests_per_min: int = _setting(
+        6_000, "requests to the API in a minute by one key or one person, tracking excepted"
+    )
+    webhooks_private: Switch = _setting(
+        "off", "let webhooks go to private and loopback addresses, which nobody else should reach"
+    )
 
     # Stripe
     stripe_api_key: str | None = _setting(

@@ -8,6 +8,7 @@ UsageFlowError
 │   └── SpoolDamaged        the spool's content is not what was written
 ├── DeliveryError           the ledger did not take a batch; the events stay in the spool
 ├── DatabaseError           the database is locked, unreachable or of another version
+├── RequestRefused          a request to the API that is not done; carries its answer
 └── UpstreamError           the proxied API could not answer
     ├── UpstreamUnreachable     no connection, or it broke (502)
     └── UpstreamTimeout         no answer in time (504)
@@ -16,7 +17,11 @@ Expected outcomes (no policy, no customer, a duplicate) are values, not exceptio
 defines exceptions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class UsageFlowError(Exception):
@@ -87,6 +92,28 @@ class DatabaseError(UsageFlowError):
     """The database is in use by another server, unreachable, or of another version."""
 
     code = "database"
+
+
+class RequestRefused(UsageFlowError):  # noqa: N818 - see SpoolDamaged
+    """A request to the API is answered with `status` before, or instead of, being done.
+
+    `fields` are (field, message) of what is wrong in it. What its transaction did is undone.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: Mapping[str, str] = _NO_HEADERS,
+        fields: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.status = status
+        self.code = code
+        self.headers = headers
+        self.fields = fields
+        super().__init__(message)
 
 
 class UpstreamError(UsageFlowError):

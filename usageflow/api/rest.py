@@ -1,0 +1,161 @@
+"""The HTTP API for people and programs: FastAPI, its OpenAPI, and one shape for what goes wrong.
+
+Routes are in `api.v1` and in the product documents' own dialects; what they do is in the rooms
+below. It owns nothing: the database and the settings are given.
+"""
+
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from usageflow._version import __version__
+from usageflow.api.access import Door, Needs, Rest, request_id_of
+from usageflow.api.exact_json import ExactRoute, answer
+from usageflow.catalog.refusals import Refused
+from usageflow.config import Settings
+from usageflow.db.session import Database
+from usageflow.errors import RequestRefused
+
+V1: Final = "/api/v1"
+STATUS_OF: Final = {"not_found": 404, "conflict": 409, "invalid": 422, "forbidden": 403}
+"""The status of each way to be refused."""
+FIELDS_TOLD_MAX: Final = 20
+"""Mistakes named in one answer."""
+
+
+class WrongField(BaseModel):
+    """A mistake in a request, where it is."""
+
+    field: str
+    message: str
+
+
+class Mistake(BaseModel):
+    """Why a request was not done."""
+
+    code: str
+    message: str
+    fields: list[WrongField] | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """The answer to every request that was not done."""
+
+    error: Mistake
+    request_id: str
+
+
+ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorAnswer, "description": words}
+    for status, words in (
+        (400, "The request cannot be read"),
+        (401, "No key or session, or one that is not good"),
+        (403, "Not permitted"),
+        (404, "There is none in this organization"),
+        (409, "What is there now forbids it"),
+        (413, "The body is too large"),
+        (422, "The request is wrong; `fields` says where"),
+        (429, "Too many requests"),
+        (503, "The database does not answer; send the same again later"),
+    )
+}
+
+
+def v1_router(tag: str) -> APIRouter:
+    """A router of `/api/v1` for one noun: exact JSON, and the errors documented."""
+    return APIRouter(prefix=V1, tags=[tag], route_class=ExactRoute, responses=ERRORS)
+
+
+def dialect_router(tag: str) -> APIRouter:
+    """A router of `/api`, as the product documents have it."""
+    return APIRouter(prefix="/api", tags=[tag], route_class=ExactRoute, responses=ERRORS)
+
+
+def refusal(refused: Refused) -> NoReturn:
+    """Answer with what a room refused; the transaction around it is rolled back."""
+    fields = [] if refused.field is None else [(refused.field, refused.message)]
+    raise RequestRefused(STATUS_OF[refused.code], refused.code, refused.message, fields=fields)
+
+
+def create_rest(
+    db: Database,
+    settings: Settings,
+    *,
+    routers: list[APIRouter],
+    on_events: Callable[[], None] = lambda: None,
+    on_billing: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The API over `db`, of these routers."""
+    app = FastAPI(
+        title="UsageFlow",
+        version=__version__,
+        summary="Meter any HTTP API durably, and bill for it.",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{V1}/openapi.json",
+        redirect_slashes=False,
+        exception_handlers={
+            RequestRefused: _refused,
+            RequestValidationError: _invalid,
+            HTTPException: _http,
+        },
+    )
+    app.state.rest = Rest(db, settings, Door(db, settings), on_events, on_billing)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def permission_of(route: APIRoute) -> str | None:
+    """The permission that a route needs; "" if anybody who signed in may, None if it is open."""
+    for dependency in route.dependant.dependencies:
+        if isinstance(dependency.call, Needs):
+            return dependency.call.permission or ""
+    return None
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRefused)  # noqa: S101 - registered for it alone
+    return _said(request, error)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
+    found = error.errors()
+    if found[0]["type"] == "json_invalid":
+        why = found[0]["ctx"]["error"]
+        return _said(request, RequestRefused(400, "invalid_json", f"the body is not JSON: {why}"))
+    fields = [(_place(one["loc"]), _words(one["msg"])) for one in found[:FIELDS_TOLD_MAX]]
+    message = ": ".join(fields[0])
+    return _said(request, RequestRefused(422, "invalid", message, fields=fields))
+
+
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
+    code = HTTPStatus(error.status_code).name.lower()
+    headers = error.headers or {}
+    refused = RequestRefused(error.status_code, code, str(error.detail), headers=headers)
+    return _said(request, refused)
+
+
+def _place(location: Sequence[int | str]) -> str:
+    """Where in the request, without "body" and its like, if there is more."""
+    return ".".join(str(part) for part in location[1:] or location)
+
+
+def _words(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _said(request: Request, refused: RequestRefused) -> Response:
+    error: dict[str, Any] = {"code": refused.code, "message": str(refused)}
+    if refused.fields:
+        error["fields"] = [{"field": field, "message": words} for field, words in refused.fields]
+    content = {"error": error, "request_id": request_id_of(request)}
+    return answer(content, refused.status, headers=refused.headers)
