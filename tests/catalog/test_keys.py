@@ -61,7 +61,10 @@ def test_each_refusal_says_why(tx: Tx, organization_id: str) -> None:
             (good.secret, "usage.read"),
         ]
     ] == [
-        Refusal("invalid_api_key", "not a UsageFlow API key: uf_live_ and 48 hex digits"),
+        Refusal(
+            "invalid_api_key",
+            "not a UsageFlow API key: uf_live_ or org_live_ and 48 hex digits",
+        ),
         Refusal("invalid_api_key", "this API key is not known here"),
         Refusal("invalid_api_key", "API key 'old' was revoked"),
         Refusal("insufficient_scope", "API key 'edge' lacks the scope usage.read"),
