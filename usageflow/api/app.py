@@ -13,14 +13,18 @@ from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from usageflow._version import __version__
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
+from usageflow.api.requests import RequestIds
+from usageflow.api.rest import create_rest
+from usageflow.api.routers import routers
 from usageflow.api.signup import SignupPages
 from usageflow.api.stripe_connect import StripeConnectPages
 from usageflow.api.stripe_webhooks import StripeWebhooks
@@ -41,11 +45,14 @@ def create_api(
     *,
     on_events: Callable[[], None] = lambda: None,
     on_meters: Callable[[str], None] = lambda _: None,
+    on_billing: Callable[[], None] = lambda: None,
 ) -> Starlette:
     """The API over `db`. `on_events` is called whenever events were committed.
 
-    `on_meters` gets the id of an account when Stripe tells that its meters have changed.
+    `on_meters` gets the id of an account when Stripe tells that its meters have changed;
+    `on_billing` is called when there may be something to close, or to tell to others.
     """
+    rest = create_rest(db, settings, routers=routers(), on_events=on_events, on_billing=on_billing)
     app = Starlette(
         routes=[
             Route("/", _about, methods=["GET"]),
@@ -56,7 +63,9 @@ def create_api(
             *StripeConnectPages(db, settings).routes(),
             *StripeWebhooks(db, settings, on_meters).routes(),
             *MetricsEndpoint(db, settings).routes(),
+            Mount("/", rest),
         ],
+        middleware=[Middleware(RequestIds)],
         exception_handlers={
             HTTPException: _refused,
             ClientDisconnect: _gone,

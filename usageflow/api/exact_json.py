@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Final
 
 import msgspec
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,19 @@ _PLAIN: Final = re.compile(r"-?[0-9]{1,38}(\.[0-9]{1,12})?")
 
 class ExactRequest(Request):
     """A request whose JSON numbers are ints and Decimals."""
+
+    async def body(self) -> bytes:
+        """The body; reading stops at `Settings.api_body_bytes_max`, with a 413."""
+        if not hasattr(self, "_body"):
+            limit_bytes = self.app.state.rest.settings.api_body_bytes_max
+            body = bytearray()
+            async for chunk in self.stream():
+                body += chunk
+                if len(body) > limit_bytes:
+                    # FastAPI lets only its own exceptions through from here
+                    raise HTTPException(413, f"the body is larger than {limit_bytes} bytes")
+            self._body = bytes(body)
+        return self._body
 
     async def json(self) -> Any:
         """The body. Raises json.JSONDecodeError, which FastAPI explains to the client."""

@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlmodel import col, select
 
 from usageflow.catalog import audit
+from usageflow.db.columns import table
+from usageflow.db.outbox_tables import SmtpRow, WebhookEndpointRow
 from usageflow.db.session import Tx
 from usageflow.db.tables import StripeAccountRow, StripeWebhookRow
 from usageflow.errors import ConfigurationError
@@ -36,9 +38,15 @@ NO_KEY: Final = (
     "`openssl rand -base64 32` makes"
 )
 
-Sealed: TypeAlias = StripeAccountRow | StripeWebhookRow
-"""A row that may have a sealed `secret`."""
-TABLES: Final[tuple[type[Sealed], ...]] = (StripeAccountRow, StripeWebhookRow)
+Sealed: TypeAlias = StripeAccountRow | StripeWebhookRow | WebhookEndpointRow | SmtpRow
+"""A row that may have a sealed secret."""
+COLUMNS: Final[tuple[tuple[type[Sealed], str], ...]] = (
+    (StripeAccountRow, "secret"),
+    (StripeWebhookRow, "secret"),
+    (WebhookEndpointRow, "secret"),
+    (WebhookEndpointRow, "previous_secret"),
+    (SmtpRow, "secret"),
+)
 """Where sealed secrets are; all of them are rotated."""
 
 
@@ -51,9 +59,9 @@ class Place:
     row_id: str
 
     @classmethod
-    def of(cls, row: Sealed) -> Self:
-        """The place of a row's `secret`."""
-        return cls(f"{row.__tablename__}.secret", row.organization_id, row.id)
+    def of(cls, row: Sealed, column: str = "secret") -> Self:
+        """The place of a row's secret, in this column."""
+        return cls(f"{row.__tablename__}.{column}", row.organization_id, row.id)
 
     def __bytes__(self) -> bytes:
         """What is authenticated with the secret; different for different places."""
@@ -124,11 +132,11 @@ def rotate(tx: Tx, keyring: Keyring, *, actor: str) -> int:
     ConfigurationError for one that cannot be; then none is changed.
     """
     changed: Counter[str] = Counter()
-    for row, sealed in _sealed(tx, locked=True):
-        place = Place.of(row)
+    for row, column, sealed in _sealed(tx, locked=True):
+        place = Place.of(row, column)
         secret = keyring.open(sealed, place)
         if key_id_of(sealed, place) != keyring.sealing:
-            row.secret = keyring.seal(secret, place)
+            setattr(row, column, keyring.seal(secret, place))
             changed[row.organization_id] += 1
     for organization_id, number in sorted(changed.items()):
         audit.record(
@@ -144,7 +152,7 @@ def rotate(tx: Tx, keyring: Keyring, *, actor: str) -> int:
 
 def by_key(tx: Tx) -> dict[str, int]:
     """How many stored secrets are sealed with each key, by the key's id."""
-    ids = Counter(key_id_of(sealed, Place.of(row)) for row, sealed in _sealed(tx))
+    ids = Counter(key_id_of(sealed, Place.of(row, column)) for row, column, sealed in _sealed(tx))
     return dict(sorted(ids.items()))
 
 
@@ -153,12 +161,13 @@ def key_id_of(sealed: str, place: Place) -> str:
     return _parts(sealed, place)[0]
 
 
-def _sealed(tx: Tx, *, locked: bool = False) -> Iterator[tuple[Sealed, str]]:
-    for table in TABLES:
-        kind = cast("type[StripeAccountRow]", table)  # of the columns that all of them have
-        with_secret = select(kind).where(col(kind.secret).is_not(None)).order_by(col(kind.id))
+def _sealed(tx: Tx, *, locked: bool = False) -> Iterator[tuple[Sealed, str, str]]:
+    for row_class, column in COLUMNS:
+        kind = cast("type[StripeAccountRow]", row_class)  # whose id all of them have
+        secret = table(row_class).c[column]
+        with_secret = select(kind).where(secret.is_not(None)).order_by(col(kind.id))
         for row in tx.session.exec(with_secret.with_for_update() if locked else with_secret):
-            yield row, str(row.secret)
+            yield row, column, getattr(row, column)
 
 
 def _key(number: int, text: str) -> bytes:

@@ -233,6 +233,8 @@ class InvoiceLineRow(Row, table=True):
     period_end: datetime | None = maybe_instant()
     share: str = text_column(default="1")
     quantity: Decimal | None = maybe_decimal()
+    unit: str = text_column(default="")
+    """What it is of, as the metric called it then."""
     unit_price: Decimal | None = maybe_decimal()
     billed_before: int = amount_column(default=0)
     amount: int = amount_column()

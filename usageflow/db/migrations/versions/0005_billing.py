@@ -749,6 +749,7 @@ def _new_tables() -> None:
         _instant("period_end", null=True),
         _text("share"),
         _decimal("quantity", null=True),
+        _text("unit"),
         _decimal("unit_price", null=True),
         _big("billed_before"),
         _big("amount"),
