@@ -227,6 +227,14 @@ def test_midnight_that_comes_twice_does_not_go_back() -> None:
     assert schedule.index_of(again) == 1
 
 
+def test_a_day_that_began_at_half_past_twelve() -> None:
+    """Toronto left out midnight, 23:30 to 00:30, in 1919; a schedule begins at its anchor still."""
+    anchor = utc(1919, 3, 31, 4, 30)
+    schedule = Schedule(anchor, "day", "America/Toronto", "calendar")
+    assert schedule.period(0) == schedule.full(0) == Period(anchor, utc(1919, 4, 1, 4))
+    assert schedule.index_of(anchor) == 0
+
+
 def test_the_full_period_of_a_part() -> None:
     """A price for a month is a price for all of January, also when only half of it is billed."""
     anchor = utc(2026, 1, 15)
@@ -234,6 +242,8 @@ def test_the_full_period_of_a_part() -> None:
     assert schedule.full(0) == Period(utc(2026, 1, 1), utc(2026, 2, 1))
     assert schedule.full(1) == schedule.period(1)
     assert Schedule(anchor, "month", "UTC").full(0) == Period(anchor, utc(2026, 2, 15))
+    second = Schedule(utc(2026, 10, 25, 1, 30), "month", "Europe/Berlin")
+    assert second.full(0) == second.period(0)
 
 
 @given(schedules())

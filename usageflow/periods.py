@@ -80,7 +80,7 @@ class Schedule:
         period = self.period(n)
         if n > 0 or self.alignment == "anniversary":
             return period
-        return Period(self._occurrence(0), period.end)
+        return period._replace(start=min(period.start, self._occurrence(0)))
 
     def index_of(self, instant: datetime) -> int:
         """The number of the period the instant lies in. ValueError if it is before the anchor."""
