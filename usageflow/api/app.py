@@ -6,19 +6,17 @@ closes them.
 
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Final
 
+from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from usageflow._version import __version__
+from usageflow.api.access import Door, Rest
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
@@ -46,14 +44,15 @@ def create_api(
     on_events: Callable[[], None] = lambda: None,
     on_meters: Callable[[str], None] = lambda _: None,
     on_billing: Callable[[], None] = lambda: None,
-) -> Starlette:
+) -> FastAPI:
     """The API over `db`. `on_events` is called whenever events were committed.
 
     `on_meters` gets the id of an account when Stripe tells that its meters have changed;
     `on_billing` is called when there may be something to close, or to tell to others.
     """
-    rest = create_rest(db, settings, routers=routers(), on_events=on_events, on_billing=on_billing)
-    app = Starlette(
+    app = create_rest(
+        Rest(db, settings, Door(db, settings), on_events, on_billing),
+        routers=routers(),
         routes=[
             Route("/", _about, methods=["GET"]),
             Route("/healthz", _alive, methods=["GET"]),
@@ -63,18 +62,15 @@ def create_api(
             *StripeConnectPages(db, settings).routes(),
             *StripeWebhooks(db, settings, on_meters).routes(),
             *MetricsEndpoint(db, settings).routes(),
-            Mount("/", rest),
         ],
-        middleware=[Middleware(RequestIds)],
         exception_handlers={
-            HTTPException: _refused,
             ClientDisconnect: _gone,
             DatabaseError: _unavailable,
             PoolTimeoutError: _unavailable,
             Exception: _failed,
         },
     )
-    app.router.redirect_slashes = False  # an unknown path is an error in our shape, not a redirect
+    app.add_middleware(RequestIds)
     return app
 
 
@@ -107,13 +103,6 @@ def _readiness(db: Database) -> Callable[[Request], Response]:
         return json_response({"status": "ok"})
 
     return ready
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    """404, 405 and their like, as Starlette raises them."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
-    code = HTTPStatus(error.status_code).name.lower()
-    return Problem(error.status_code, code, error.detail, error.headers or {}).response()
 
 
 async def _gone(_: Request, __: Exception) -> Response:

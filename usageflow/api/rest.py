@@ -1,11 +1,12 @@
 """The HTTP API for people and programs: FastAPI, its OpenAPI, and one shape for what goes wrong.
 
 Routes are in `api.v1` and in the product documents' own dialects; what they do is in the rooms
-below. It owns nothing: the database and the settings are given.
+below. It owns nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -13,18 +14,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from usageflow._version import __version__
-from usageflow.api.access import Door, Needs, Rest, request_id_of
+from usageflow.api.access import Needs, Rest
 from usageflow.api.exact_json import ExactRoute, answer
 from usageflow.catalog.refusals import Refused
-from usageflow.config import Settings
-from usageflow.db.session import Database
 from usageflow.errors import RequestRefused
 
 V1: Final = "/api/v1"
 STATUS_OF: Final = {"not_found": 404, "conflict": 409, "invalid": 422, "forbidden": 403}
 """The status of each way to be refused."""
+NO_HANDLERS: Final[Mapping[Any, Any]] = MappingProxyType({})
 FIELDS_TOLD_MAX: Final = 20
 """Mistakes named in one answer."""
 
@@ -48,7 +49,6 @@ class ErrorAnswer(BaseModel):
     """The answer to every request that was not done."""
 
     error: Mistake
-    request_id: str
 
 
 ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -84,14 +84,13 @@ def refusal(refused: Refused) -> NoReturn:
 
 
 def create_rest(
-    db: Database,
-    settings: Settings,
+    rest: Rest,
     *,
-    routers: list[APIRouter],
-    on_events: Callable[[], None] = lambda: None,
-    on_billing: Callable[[], None] = lambda: None,
+    routers: Sequence[APIRouter],
+    routes: Sequence[BaseRoute] = (),
+    exception_handlers: Mapping[Any, Any] = NO_HANDLERS,
 ) -> FastAPI:
-    """The API over `db`, of these routers."""
+    """The app of these routers, with other `routes` before them that OpenAPI does not show."""
     app = FastAPI(
         title="UsageFlow",
         version=__version__,
@@ -100,13 +99,15 @@ def create_rest(
         redoc_url=None,
         openapi_url=f"{V1}/openapi.json",
         redirect_slashes=False,
+        routes=list(routes),
         exception_handlers={
             RequestRefused: _refused,
             RequestValidationError: _invalid,
             HTTPException: _http,
+            **exception_handlers,
         },
     )
-    app.state.rest = Rest(db, settings, Door(db, settings), on_events, on_billing)
+    app.state.rest = rest
     for router in routers:
         app.include_router(router)
     return app
@@ -120,28 +121,28 @@ def permission_of(route: APIRoute) -> str | None:
     return None
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestRefused)  # noqa: S101 - registered for it alone
-    return _said(request, error)
+    return _said(error)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
     found = error.errors()
     if found[0]["type"] == "json_invalid":
         why = found[0]["ctx"]["error"]
-        return _said(request, RequestRefused(400, "invalid_json", f"the body is not JSON: {why}"))
+        return _said(RequestRefused(400, "invalid_json", f"the body is not JSON: {why}"))
     fields = [(_place(one["loc"]), _words(one["msg"])) for one in found[:FIELDS_TOLD_MAX]]
     message = ": ".join(fields[0])
-    return _said(request, RequestRefused(422, "invalid", message, fields=fields))
+    return _said(RequestRefused(422, "invalid", message, fields=fields))
 
 
-async def _http(request: Request, error: Exception) -> Response:
+async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
     code = HTTPStatus(error.status_code).name.lower()
     headers = error.headers or {}
     refused = RequestRefused(error.status_code, code, str(error.detail), headers=headers)
-    return _said(request, refused)
+    return _said(refused)
 
 
 def _place(location: Sequence[int | str]) -> str:
@@ -153,9 +154,8 @@ def _words(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def _said(request: Request, refused: RequestRefused) -> Response:
+def _said(refused: RequestRefused) -> Response:
     error: dict[str, Any] = {"code": refused.code, "message": str(refused)}
     if refused.fields:
         error["fields"] = [{"field": field, "message": words} for field, words in refused.fields]
-    content = {"error": error, "request_id": request_id_of(request)}
-    return answer(content, refused.status, headers=refused.headers)
+    return answer({"error": error}, refused.status, headers=refused.headers)
