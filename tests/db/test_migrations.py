@@ -17,8 +17,18 @@ from sqlmodel import col, select
 from usageflow.db import migrations
 from usageflow.db.columns import Row
 from usageflow.db.session import SCHEMA_REVISION, Database
-from usageflow.db.tables import LaneRow, StripeAccountRow, StripeCustomerRow, UnitRow
+from usageflow.db.tables import (
+    LaneRow,
+    MemberRow,
+    MetricRow,
+    PersonRow,
+    StripeAccountRow,
+    StripeCustomerRow,
+    UnitRow,
+    UsageWindowRow,
+)
 from usageflow.errors import DatabaseError
+from usageflow.ledger.derived import verify
 
 SQLITE_SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND type <> 'trigger'"
 POSTGRESQL_SCHEMA = """
@@ -131,6 +141,43 @@ def test_rows_survive_the_settlement_migration(empty_database_url: str) -> None:
     database.close()
 
 
+def test_rows_survive_the_billing_migration(empty_database_url: str) -> None:
+    """Members become people, metrics get their ids, windows hold what the events say."""
+    database = Database.open(empty_database_url)
+    with database._writing(), database._writers.begin() as connection:
+        _upgrade(connection, "0004")
+        hour = 1_795_262_400
+        for statement in BEFORE_BILLING.split(";"):
+            for minutes in (0, 10, 20):
+                seconds = hour + minutes * 60
+                at = (
+                    f"{seconds}000000"
+                    if database.dialect == "sqlite"
+                    else f"to_timestamp({seconds})"
+                )
+                statement = statement.replace(f"@{minutes}", at)  # noqa: PLW2901 - filled in bit by bit
+            connection.execute(text(statement))
+    database.migrate()
+    with database.reading() as tx:
+        person = tx.session.exec(select(PersonRow)).one()
+        assert (person.email, person.password_hash) == ("ada@example.com", "older")
+        members = tx.session.exec(select(MemberRow)).all()
+        assert {(row.id, row.organization_id, row.person_id) for row in members} == {
+            ("m1", "o", person.id),
+            ("m2", "p", person.id),
+        }
+        metric = tx.session.exec(select(MetricRow)).one()
+        assert (metric.key, metric.aggregation, metric.filters) == ("CALL", "SUM", "[]")
+        assert len({metric.id, metric.token}) == 2
+        window = tx.session.exec(select(UsageWindowRow)).one()
+        assert (window.total, window.events, window.maximum) == (Decimal("7.5"), 3, Decimal(4))
+        assert (window.last, window.last_seq, window.forwarded) == (Decimal(1), 1, Decimal("2.5"))
+        assert verify(tx, "o") == []
+    with pytest.raises(IntegrityError, match="append-only"), database.transaction() as tx:
+        tx.session.execute(text("UPDATE usage_event SET metadata = 'x'"))
+    database.close()
+
+
 def _upgrade(connection: Connection, revision: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
@@ -154,3 +201,20 @@ INSERT INTO unit (id, organization_id, lane_id, hour, sequence, occurred_at, qua
          (2, 'o', 7, @, 2, @, '2', 1, 'ambiguous', 'i2', 'cus_1', @, 1, @, @)
 """
 """One of each kind of row that migration 0004 touches, as the schema before had it."""
+
+BEFORE_BILLING = """
+INSERT INTO organization (id, name, created_at) VALUES ('o', 'default', @0), ('p', 'other', @0);
+INSERT INTO member (id, organization_id, email, password_hash, role, created_at)
+  VALUES ('m2', 'p', 'ada@example.com', 'newer', 'OWNER', @10),
+    ('m1', 'o', 'ada@example.com', 'older', 'OWNER', @0);
+INSERT INTO metric (organization_id, key, name, unit, aggregation, created_at)
+  VALUES ('o', 'CALL', 'Calls', 'calls', 'SUM', @0);
+INSERT INTO customer (id, organization_id, external_id, created_at) VALUES ('c', 'o', 'x', @0);
+INSERT INTO usage_event (seq, organization_id, id, metric, quantity, occurred_at, received_at,
+    identity_field, identity_value, policy, policy_version, state, request_method, request_route,
+    fingerprint, customer_id, event_name)
+  VALUES (1, 'o', 'a', 'CALL', '1', @20, @20, 'f', 'x', 'p', '1', 'counted', '', '', '', 'c', NULL),
+    (2, 'o', 'b', 'CALL', '4', @0, @20, 'f', 'x', 'p', '1', 'counted', '', '', '', 'c', NULL),
+    (3, 'o', 'd', 'CALL', '2.5', @10, @20, 'f', 'x', 'p', '1', 'counted', '', '', '', 'c', 'e'),
+    (4, 'o', 'e', 'CALL', '9', @0, @20, 'f', 'x', 'p', '1', 'shadow', '', '', '', NULL, NULL)
+"""
