@@ -45,7 +45,12 @@ def send(
 def members(database: Database) -> list[str]:
     """The e-mail addresses of all members."""
     with database.reading() as tx:
-        return [row.email for row in tx.session.execute(text("SELECT email FROM member"))]
+        return [
+            row.email
+            for row in tx.session.execute(
+                text("SELECT email FROM member JOIN person ON person.id = person_id")
+            )
+        ]
 
 
 class Inputs(HTMLParser):
@@ -119,7 +124,7 @@ def test_the_form_makes_the_owner(api: httpx.Client, database: Database, token: 
     assert members(database) == ["ada@example.com"]
     with database.reading() as tx:
         assert isinstance(authenticate(tx, key, "usage.write"), Caller)
-        row = tx.session.execute(text("SELECT * FROM member")).one()
+        row = tx.session.execute(text("SELECT * FROM person")).one()
         assert "correct horse" not in repr(tuple(row))
     for again in (send(api, token), api.get("/signup", params={"token": token})):
         assert again.status_code == 404

@@ -1,4 +1,4 @@
-"""The owner's sign-up: one link, used once."""
+"""Members: the owner's sign-up by one link, roles, and that an owner always remains."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,8 +9,9 @@ from sqlalchemy.exc import IntegrityError
 
 from usageflow.catalog import keys
 from usageflow.catalog.keys import Caller, NewKey
-from usageflow.catalog.members import SIGNUP_LIFE, is_open, open_signup, sign_up
+from usageflow.catalog.members import NO_LINK, SIGNUP_LIFE, is_open, open_signup, sign_up
 from usageflow.catalog.organizations import DEFAULT, default_organization, organization
+from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Database, Tx
 
 START = datetime(2026, 11, 21, 18, tzinfo=UTC)
@@ -47,7 +48,7 @@ def opened(db: Database) -> str | None:
         return open_signup(tx, default_organization(tx))
 
 
-def signed_up(tx: Tx, token: str, email: str = "Ada@Example.com") -> NewKey | None:
+def signed_up(tx: Tx, token: str, email: str = "Ada@Example.com") -> NewKey | Refused:
     """Use a token."""
     return sign_up(tx, token, organization_name="Acme & Sons", email=email, password_hash="$x$")
 
@@ -58,14 +59,17 @@ def test_a_link_makes_the_owner(db: Database, clock: Clock) -> None:
     assert token is not None
     with db.transaction() as tx:
         made = signed_up(tx, token)
-        assert made is not None
+        assert isinstance(made, NewKey)
     with db.reading() as tx:
         organization_id = organization(tx, DEFAULT)
         assert keys.authenticate(tx, made.secret, "usage.write") == Caller(
             str(organization_id), made.api_key.id, "edge"
         )
         member = tx.session.execute(
-            text("SELECT organization_id, email, password_hash, role FROM member")
+            text(
+                "SELECT organization_id, email, password_hash, role FROM member "
+                "JOIN person ON person.id = person_id"
+            )
         ).one()
         assert tuple(member) == (organization_id, "ada@example.com", "$x$", "OWNER")
         names = tx.session.execute(text("SELECT name, display_name FROM organization")).one()
@@ -78,9 +82,9 @@ def test_a_link_works_once(db: Database) -> None:
     assert token is not None
     with db.transaction() as tx:
         assert is_open(tx, token)
-        assert signed_up(tx, token) is not None
+        assert isinstance(signed_up(tx, token), NewKey)
         assert not is_open(tx, token)
-        assert signed_up(tx, token, "eve@example.com") is None
+        assert signed_up(tx, token, "eve@example.com") == NO_LINK
     assert opened(db) is None
 
 
@@ -91,9 +95,9 @@ def test_a_new_link_replaces_the_one_before(db: Database) -> None:
     assert second is not None
     with db.transaction() as tx:
         assert not is_open(tx, first)
-        assert signed_up(tx, first) is None
+        assert signed_up(tx, first) == NO_LINK
         assert is_open(tx, second)
-        assert signed_up(tx, second) is not None
+        assert isinstance(signed_up(tx, second), NewKey)
 
 
 def test_a_link_gets_too_old(db: Database, clock: Clock) -> None:
@@ -106,7 +110,7 @@ def test_a_link_gets_too_old(db: Database, clock: Clock) -> None:
     clock.now = START + SIGNUP_LIFE
     with db.transaction() as tx:
         assert not is_open(tx, token)
-        assert signed_up(tx, token) is None
+        assert signed_up(tx, token) == NO_LINK
 
 
 def test_a_link_that_a_member_overtook_is_void(db: Database) -> None:
@@ -115,12 +119,12 @@ def test_a_link_that_a_member_overtook_is_void(db: Database) -> None:
     assert token is not None
     with db.transaction() as tx:
         row = tx.session.execute(text("SELECT * FROM signup_token")).one()
-        assert signed_up(tx, token) is not None
+        assert isinstance(signed_up(tx, token), NewKey)
         columns = ", ".join(f":{name}" for name in row._fields)
         statement = text(f"INSERT INTO signup_token VALUES ({columns})")
         tx.session.execute(statement, dict(row._mapping))
     with db.transaction() as tx:
-        assert signed_up(tx, token, "eve@example.com") is None
+        assert signed_up(tx, token, "eve@example.com") == NO_LINK
 
 
 @pytest.mark.parametrize("token", ["", "x", "\u20ac", "' OR 1=1 --"])
@@ -129,7 +133,7 @@ def test_other_tokens_open_nothing(db: Database, token: str) -> None:
     opened(db)
     with db.transaction() as tx:
         assert not is_open(tx, token)
-        assert signed_up(tx, token) is None
+        assert signed_up(tx, token) == NO_LINK
         assert tx.session.execute(text("SELECT count(*) FROM member")).scalar() == 0
 
 

@@ -4,7 +4,6 @@ The token of the link is the right to do it, and stands in the form, so another 
 form without knowing it. Who may do what afterwards is not decided here.
 """
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,6 +19,8 @@ from starlette.routing import Route
 from usageflow.api.signup_page import STYLE_SOURCE, done_page, form_page, message_page
 from usageflow.catalog import members
 from usageflow.catalog.passwords import hashed, password_problem
+from usageflow.catalog.people import email_problem
+from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Database
 
 PATH: Final = "/signup"
@@ -27,8 +28,6 @@ BODY_BYTES_MAX: Final = 16_384
 """Four fields at their longest, each character escaped."""
 FIELDS_MAX: Final = 8
 ORGANIZATION_CHARS_MAX: Final = 100
-EMAIL_CHARS_MAX: Final = 254
-"""The longest address that can be mailed to (RFC 5321, section 4.5.3.1.3, without its brackets)."""
 ATTEMPTS_MAX: Final = 20
 """Links that do not work, from one address in one ATTEMPTS_S. A token cannot be guessed; this
 keeps who tries from keeping the database busy."""
@@ -36,7 +35,6 @@ ATTEMPTS_S: Final = 60.0
 ADDRESSES_MAX: Final = 1_000
 """Addresses whose attempts are remembered; beyond it they are counted anew."""
 
-_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
 _HEADERS: Final = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -104,8 +102,10 @@ class SignupPages:
         if problems:
             return _page(422, form_page(token, values, problems))
         key = await run_in_threadpool(self._sign_up, token, values)
-        if key is None:
-            return _no_link()
+        if isinstance(key, Refused):
+            if key.field is None:
+                return _no_link()
+            return _page(422, form_page(token, values, {key.field: key.message}))
         server = f"{request.url.scheme}://{request.url.netloc}"
         return _page(200, done_page(values["organization"].strip(), key, server))
 
@@ -127,17 +127,17 @@ class SignupPages:
         with self._db.reading() as tx:
             return members.is_open(tx, token)
 
-    def _sign_up(self, token: str, values: Mapping[str, str]) -> str | None:
+    def _sign_up(self, token: str, values: Mapping[str, str]) -> str | Refused:
         password_hash = hashed(values["password"])  # before the transaction: it takes its time
         with self._db.transaction() as tx:
             made = members.sign_up(
                 tx,
                 token,
                 organization_name=values["organization"].strip(),
-                email=values["email"].strip(),
+                email=values["email"],
                 password_hash=password_hash,
             )
-        return None if made is None else made.secret
+        return made if isinstance(made, Refused) else made.secret
 
 
 def foreign(headers: Headers) -> bool:
@@ -159,7 +159,7 @@ def problems_of(values: Mapping[str, str]) -> dict[str, str]:
     email = values.get("email", "").strip()
     found = {
         "organization": _organization_problem(organization),
-        "email": _email_problem(email),
+        "email": email_problem(email),
         "password": password_problem(values.get("password", "")),
     }
     return {name: problem for name, problem in found.items() if problem is not None}
@@ -171,12 +171,6 @@ def _organization_problem(name: str) -> str | None:
     if len(name) > ORGANIZATION_CHARS_MAX:
         return f"At most {ORGANIZATION_CHARS_MAX} characters, please."
     return None if name.isprintable() else "Only characters that can be seen, please."
-
-
-def _email_problem(email: str) -> str | None:
-    if _EMAIL.fullmatch(email) and email.isprintable() and len(email) <= EMAIL_CHARS_MAX:
-        return None
-    return "An address such as ada@example.com, please."
 
 
 async def _form(request: Request) -> dict[str, str] | None:

@@ -151,6 +151,7 @@ def lookup(tx: Tx, secret: str) -> ApiKeyRow | Refusal:
     if (state := status(found, tx.now)) != "ACTIVE":
         was = "was revoked" if state == "REVOKED" else "has expired"
         return Refusal("invalid_api_key", f"API key {found.name!r} {was}")
+    tx.session.expunge(found)  # it is read after the transaction
     return found
 
 

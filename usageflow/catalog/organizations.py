@@ -8,6 +8,7 @@ from typing import Final
 from sqlmodel import col, select
 
 from usageflow.catalog import audit
+from usageflow.catalog.audit import Actor
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
 from usageflow.db.tables import OrganizationRow
@@ -53,7 +54,7 @@ def required(tx: Tx, name: str) -> str:
     return found
 
 
-def create(tx: Tx, name: str, *, display_name: str | None = None, actor: str) -> str:
+def create(tx: Tx, name: str, *, display_name: str | None = None, actor: Actor | str) -> str:
     """Make an organization; its id. Raises ConfigurationError if it has no name of its own."""
     problem = _problem(name, display_name)
     if problem is not None:

@@ -36,8 +36,8 @@ class Tokens:
     """What a browser keeps of a session, and for how long. They exist here only."""
 
     session_id: str
-    access: str
-    refresh: str
+    access_token: str
+    refresh_token: str
     access_life: timedelta
     refresh_life: timedelta
 
@@ -56,7 +56,7 @@ class SignedIn:
     role: str
 
 
-def start(
+def begin(
     tx: Tx, person_id: str, organization_id: str, *, address: str = "", user_agent: str = ""
 ) -> Tokens:
     """Sign a person in, for an organization; their sessions that are over are forgotten."""
@@ -170,6 +170,15 @@ def revoke_others(tx: Tx, person_id: str, session_id: str) -> bool:
     return _revoke(tx, col(SessionRow.person_id) == person_id, col(SessionRow.id) != session_id)
 
 
+def revoke_in(tx: Tx, person_id: str, organization_id: str) -> bool:
+    """Sign a person out wherever they act for this organization; whether they did."""
+    return _revoke(
+        tx,
+        col(SessionRow.person_id) == person_id,
+        col(SessionRow.organization_id) == organization_id,
+    )
+
+
 def revoke_presented(tx: Tx, *tokens: str) -> bool:
     """Sign out whoever has one of these tokens, access or refresh, even if its life is over."""
     hashes = [_hash(token) for token in tokens]
@@ -193,14 +202,14 @@ def _renew(session: SessionRow, now: datetime) -> Tokens:
     left = session.created_at + SESSION_LIFE - now
     tokens = Tokens(
         session.id,
-        access=secrets.token_urlsafe(TOKEN_BYTES),
-        refresh=secrets.token_urlsafe(TOKEN_BYTES),
+        access_token=secrets.token_urlsafe(TOKEN_BYTES),
+        refresh_token=secrets.token_urlsafe(TOKEN_BYTES),
         access_life=min(ACCESS_LIFE, left),
         refresh_life=min(REFRESH_LIFE, left),
     )
-    session.access_hash = _hash(tokens.access)
+    session.access_hash = _hash(tokens.access_token)
     session.access_expires_at = now + tokens.access_life
-    session.refresh_hash = _hash(tokens.refresh)
+    session.refresh_hash = _hash(tokens.refresh_token)
     session.refresh_expires_at = now + tokens.refresh_life
     session.last_used_at = now
     return tokens
