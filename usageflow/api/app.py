@@ -20,6 +20,7 @@ from usageflow.api.access import Door, Rest
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.problems import Problem, json_response
+from usageflow.api.reference import reference_routes
 from usageflow.api.requests import RequestIds
 from usageflow.api.rest import create_rest
 from usageflow.api.routers import routers
@@ -70,6 +71,7 @@ def create_api(
             Exception: _failed,
         },
     )
+    app.router.routes.extend(reference_routes(app))
     app.add_middleware(RequestIds)
     return app
 

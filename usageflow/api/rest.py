@@ -109,6 +109,10 @@ def create_rest(
     )
     app.state.rest = rest
     for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute):
+                told = {"x-permission": permission_of(route)}
+                route.openapi_extra = {**(route.openapi_extra or {}), **told}
         app.include_router(router)
     return app
 
