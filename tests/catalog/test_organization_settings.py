@@ -99,7 +99,7 @@ def test_a_change_is_noted_once(tx: Tx, organization_id: str) -> None:
     ],
 )
 def test_what_cannot_be_chosen(
-    tx: Tx, organization_id: str, field: str, value: Any, where: str | None, words: str
+    tx: Tx, organization_id: str, *, field: str, value: Any, where: str | None, words: str
 ) -> None:
     """The refusal names the field, and nothing changes."""
     refused = change(tx, organization_id, **{"payment_terms_days": 7, field: value})
