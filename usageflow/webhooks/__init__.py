@@ -1,0 +1,1 @@
+"""Telling others: webhooks out, with signatures and retries, and mail."""
