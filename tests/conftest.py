@@ -1,5 +1,10 @@
-"""Fixtures of the whole suite: one database for each test, on SQLite and on PostgreSQL."""
+"""Fixtures of the whole suite: one database for each test, on SQLite and on PostgreSQL.
 
+Nothing that passes a float where a quantity or an amount belongs goes unnoticed: mixing floats with
+decimals raises in every test, and so does a float on its way to a database.
+"""
+
+import decimal
 import importlib
 import itertools
 import shutil
@@ -7,14 +12,31 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 
 from usageflow.db.session import Database
 
 _count = itertools.count()
+
+# New threads begin with a copy of the default context, this one already has its own.
+for _context in (decimal.DefaultContext, decimal.getcontext()):
+    _context.traps[decimal.FloatOperation] = True
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def _no_float_is_stored(
+    _connection: Connection, _cursor: Any, statement: str, parameters: Any, *_: object
+) -> None:
+    """Quantities and amounts are exact, and times are instants: no column is for a float."""
+    rows = parameters if isinstance(parameters, list) else [parameters]
+    for row in rows:
+        values = row.values() if isinstance(row, dict) else row
+        if any(isinstance(value, float) for value in values):
+            raise AssertionError(f"a float goes to the database: {statement}")
 
 
 class PostgresServer:

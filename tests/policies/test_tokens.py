@@ -1,9 +1,10 @@
 """Tokens: which of them is an identity, and every way we know to forge one."""
 
 import base64
+import decimal
 import hmac
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jwt
@@ -98,6 +99,14 @@ def raw(header: object, payload: object, key: str = SECRET) -> str:
     body = b".".join(part.rstrip(b"=") for part in parts)
     signature = hmac.digest(key.encode(), body, "sha256")
     return (body + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
+
+
+@pytest.fixture(autouse=True)
+def _moments_may_be_floats() -> Iterator[None]:
+    """The clock is a float and the claims of a token are exact; moments are no quantities."""
+    with decimal.localcontext() as context:
+        context.traps[decimal.FloatOperation] = False
+        yield
 
 
 @pytest.mark.parametrize("alg", SIGNERS)

@@ -50,6 +50,8 @@ class WebhookEndpointRow(Row, table=True):
     created_at: datetime = instant()
     updated_at: datetime = instant()
     deleted_at: datetime | None = maybe_instant()
+    failing_since: datetime | None = maybe_instant()
+    """Since when no attempt has succeeded."""
 
 
 class WebhookEventRow(Row, table=True):

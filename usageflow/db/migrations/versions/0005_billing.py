@@ -489,6 +489,7 @@ def _new_tables() -> None:
         _instant("created_at"),
         _instant("updated_at"),
         _instant("deleted_at", null=True),
+        _instant("failing_since", null=True),
         _refers("webhook_endpoint", "organization_id", "organization.id"),
         _key("webhook_endpoint", "id"),
     )
