@@ -1,7 +1,7 @@
 """What every ledger test starts from: an organization, its Stripe account, lines, and a clock."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from sqlalchemy import inspect, select
 
 from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
-from usageflow.db.tables import StripeAccountRow, StripeMeterRow
+from usageflow.db.tables import MetricRow, StripeAccountRow, StripeMeterRow
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store, units
 from usageflow.ledger.attempts import Limits
@@ -78,6 +78,20 @@ class Ledger:
                         formula=formula,
                         status="active",
                         refreshed_at=tx.now,
+                    )
+                )
+
+    def declare(self, metrics: Mapping[str, str]) -> None:
+        """Make a metric for each aggregation, by its key."""
+        with self.database.transaction() as tx:
+            for aggregation, key in metrics.items():
+                tx.session.add(
+                    MetricRow(
+                        organization_id=self.organization_id,
+                        key=key,
+                        name=key,
+                        aggregation=aggregation,
+                        created_at=tx.now,
                     )
                 )
 

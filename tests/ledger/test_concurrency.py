@@ -10,7 +10,7 @@ import pytest
 
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow, LaneRow, UnitRow, UsageWindowRow
-from usageflow.ledger import folding, units, windows
+from usageflow.ledger import derived, folding, units, windows
 from usageflow.ledger.counted import Counted
 from usageflow.ledger.units import Claim
 from usageflow.ledger.verdicts import Accepted
@@ -70,7 +70,7 @@ def test_senders_of_the_same_customers_do_not_block_each_other_for_ever(
     names = [f"c{n}" for n in range(6)]
     at_once(*(sender(order) for order in (names, names[::-1], names[3:] + names[:3])))
     with ledger.database.reading() as tx:
-        assert windows.verify(tx, ledger.organization_id) == []
+        assert derived.verify(tx, ledger.organization_id) == []
     assert sum(row.total for row in ledger.rows(UsageWindowRow)) == 3 * 8 * 6 * (1 + 2 + 3)
     assert sum(row.quantity for row in ledger.rows(UnitRow)) == 3 * 8 * 6 * (1 + 2 + 3)
     assert len(ledger.rows(LaneRow)) == 12
@@ -156,7 +156,7 @@ def test_windows_are_rebuilt_while_usage_arrives(
     """What arrives between the two halves of a rebuild waits, and is added afterwards."""
     ledger.append(line(customer="a"))
     arriving = threading.Thread(target=ledger.append, args=(line(customer="b"),))
-    read = windows._events
+    read = derived._events
 
     def interrupted(tx: Tx, organization_id: str) -> Iterator[Counted]:
         arriving.start()
@@ -164,11 +164,11 @@ def test_windows_are_rebuilt_while_usage_arrives(
         assert arriving.is_alive()
         return read(tx, organization_id)
 
-    monkeypatch.setattr(windows, "_events", interrupted)
+    monkeypatch.setattr(derived, "_events", interrupted)
     with ledger.database.transaction() as tx:
-        windows.rebuild(tx, ledger.organization_id)
+        derived.rebuild(tx, ledger.organization_id)
     arriving.join()
     monkeypatch.undo()
     with ledger.database.reading() as tx:
-        assert windows.verify(tx, ledger.organization_id) == []
+        assert derived.verify(tx, ledger.organization_id) == []
         assert len(windows.totals(tx, ledger.organization_id)) == 2

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from usageflow.db.session import Database
 from usageflow.db.tables import CustomerRow, LaneRow, StripeAccountRow, UnitRow, UsageEventRow
-from usageflow.ledger import folding, windows
+from usageflow.ledger import derived, folding, windows
 from usageflow.ledger.verdicts import Accepted, Ambiguous, Busy, Verdict
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def check(ledger: "Ledger", events: list[dict[str, Any]]) -> None:
             by_lane[event["customer"], event["event_name"], hour] += event["quantity"]
     with ledger.database.reading() as tx:
         stored = windows.totals(tx, ledger.organization_id)
-        assert windows.verify(tx, ledger.organization_id) == []
+        assert derived.verify(tx, ledger.organization_id) == []
     assert {(names[key[0]], *key[1:]): held.total for key, held in stored.items()} == expected
     lanes = {lane.id: (names[lane.customer_id], lane.event_name) for lane in ledger.rows(LaneRow)}
     sums: dict[Any, Decimal] = defaultdict(Decimal)

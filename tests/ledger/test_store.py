@@ -53,6 +53,9 @@ def test_an_event_is_stored_as_it_was_told(ledger: "Ledger", line: "LineOf") -> 
         "request_status": 200,
         "fingerprint": fingerprint(event),
         "unit_id": None,
+        "idempotency_key": None,
+        "metadata_": None,
+        "unique_value": None,
     }
     assert customer.external_id == "acct_1"
 

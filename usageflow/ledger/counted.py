@@ -1,4 +1,4 @@
-"""A counted usage event as windows and units need it. Only `store` makes them from new events."""
+"""A counted usage event as windows and units need it. Only `entries` makes them from new events."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -11,7 +11,10 @@ from usageflow.db.tables import UsageEventRow
 
 
 class Counted(NamedTuple):
-    """One event of state `counted`, complete as its CHECK demands; `seq` is its place."""
+    """One event of state `counted`, complete as its CHECK demands; `seq` is its place.
+
+    `unique_value` is what a metric of aggregation UNIQUE_COUNT tells apart, None for any other.
+    """
 
     seq: int
     customer_id: str
@@ -21,6 +24,7 @@ class Counted(NamedTuple):
     identity_field: str
     identity_value: str
     event_name: str | None
+    unique_value: str | None = None
 
 
 def select_counted(organization_id: str) -> Select[Any]:

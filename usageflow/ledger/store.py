@@ -1,13 +1,13 @@
-"""The ledger's door: batches of usage events come in here, and nowhere else.
+"""The ledger's door for edges: batches of usage events, line by line.
 
-An event, its customer, its window and its unit commit in the caller's transaction. What a line may
-hold is `lines`'s and `usageflow.events`'s; reading back is `usage`'s.
+What a line may hold is `lines`'s and `usageflow.events`'s; what becomes of an event is `entries`'s;
+reading back is `usage`'s. Everything commits in the caller's transaction.
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from sqlalchemy import select
 
@@ -15,17 +15,15 @@ from usageflow.config import UnknownMetric
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert_new
-from usageflow.db.tables import IngestRejectionRow, MetricRow, UsageEventRow
+from usageflow.db.tables import IngestRejectionRow, MetricRow
 from usageflow.events import UsageEvent, fingerprint
-from usageflow.ledger import customers, folding, windows
-from usageflow.ledger.counted import Counted
+from usageflow.ledger import customers, entries
+from usageflow.ledger.entries import Entry
+from usageflow.ledger.given import given
 from usageflow.ledger.lines import Invalid, read
 
 REJECTED_CHARS_MAX: Final = 16_384
 """How much of a line that is not in the ledger is kept for a human; the size of a whole event."""
-
-Values: TypeAlias = dict[str, Any]
-"""One row of `usage_event` before it is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,118 +48,99 @@ def append(
     for item in items:
         if isinstance(item, UsageEvent):
             events.setdefault(item.id, item)
-    rows = _rows(tx, organization_id, events.values(), unknown_metric)
-    new = _insert(tx, rows)
-    counted = [_counted(row) for row in new.values() if row["state"] == "counted"]
-    windows.add(tx, organization_id, counted)
-    folding.assign(tx, organization_id, counted)
-    known = _fingerprints(tx, organization_id, events.keys() - new.keys())
-    known |= {event_id: row["fingerprint"] for event_id, row in new.items()}
-    results = _results(items, set(new), known)
+    rows = _entries(tx, organization_id, events.values(), unknown_metric)
+    new = entries.enter(tx, organization_id, rows)
+    known = entries.known(tx, organization_id, events.keys() - new)
+    known |= {row.id: row.fingerprint for row in rows if row.id in new}
+    results = _results(items, events, known, new)
     _keep_aside(tx, organization_id, zip(lines, results, strict=True))
     return results
 
 
-def _rows(
+def _entries(
     tx: Tx, organization_id: str, events: Collection[UsageEvent], unknown_metric: UnknownMetric
-) -> list[Values]:
-    """The rows of these events; their customers and metrics exist afterwards."""
+) -> list[Entry]:
+    """The entries of these events; their customers and metrics exist afterwards."""
     # A gap may belong to no policy, so it makes no metric; it is a row for a human.
     named = {event.metric for event in events if event.state != "gap"}
-    unknown = _unknown_metrics(tx, organization_id, named)
+    aggregations = _aggregations(tx, organization_id, named)
+    unknown = named - aggregations.keys()
     barred = unknown if unknown_metric == "inbox" else set()
-    rows = [_row(tx, organization_id, event, barred) for event in events]
+    rows = [_entry(event, barred, aggregations) for event in events]
     payers = customers.resolve(
-        tx,
-        organization_id,
-        {_identity(row) for row in rows if row["state"] == "counted"},
+        tx, organization_id, {_identity(row) for row in rows if row.state == "counted"}
     )
-    for row in rows:
-        row["customer_id"] = payers[_identity(row)] if row["state"] == "counted" else None
     metrics = [
         {"organization_id": organization_id, "key": key, "name": key, "created_at": tx.now}
         for key in unknown - barred
     ]
     insert_new(tx, MetricRow, metrics, key=["organization_id", "key"], give="key")
-    return rows
+    return [
+        row._replace(customer_id=payers[_identity(row)]) if row.state == "counted" else row
+        for row in rows
+    ]
 
 
-def _unknown_metrics(tx: Tx, organization_id: str, metrics: set[str]) -> set[str]:
-    rows = table(MetricRow).c
-    return metrics - set(
-        tx.session.scalars(
-            select(rows.key).where(rows.organization_id == organization_id, rows.key.in_(metrics))
+def _aggregations(tx: Tx, organization_id: str, metrics: Collection[str]) -> dict[str, str]:
+    """How each of these metrics aggregates; unknown ones are missing."""
+    if not metrics:
+        return {}
+    rows = table(MetricRow)
+    asked = given(tx, "asked", {"key": "text"}, [(key,) for key in metrics]).subquery("keys")
+    found = tx.session.execute(
+        select(rows.c.key, rows.c.aggregation).join_from(
+            asked, rows, (rows.c.organization_id == organization_id) & (rows.c.key == asked.c.key)
         )
     )
+    return {row.key: row.aggregation for row in found}
 
 
-def _row(tx: Tx, organization_id: str, event: UsageEvent, barred: Collection[str]) -> Values:
+def _entry(event: UsageEvent, barred: Collection[str], aggregations: Mapping[str, str]) -> Entry:
+    """Without its customer. Metrics that tell values apart are told the identity's."""
     state, reason = event.state, event.reason
     if event.metric in barred and state in ("counted", "inbox"):
         problem = f'metric "{event.metric}" is not defined'
         state, reason = "inbox", f"{reason}; {problem}" if reason else problem
-    return {
-        "organization_id": organization_id,
-        "id": event.id,
-        "metric": event.metric,
-        "quantity": event.quantity,
-        "occurred_at": event.occurred_at,
-        "received_at": tx.now,
-        "identity_field": event.identity.field,
-        "identity_value": event.identity.value,
-        "policy": event.policy,
-        "policy_version": event.policy_version,
-        "event_name": event.event_name,
-        "state": state,
-        "reason": reason,
-        "request_method": event.request_method,
-        "request_route": event.request_route,
-        "request_status": event.request_status,
-        "fingerprint": fingerprint(event),
-    }
-
-
-def _identity(row: Values) -> customers.Identified:
-    return row["identity_field"], row["identity_value"]
-
-
-def _insert(tx: Tx, rows: Sequence[Values]) -> dict[str, Values]:
-    """Insert the rows whose id is new; those, by id, in ledger order and with their `seq`."""
-    key = ["organization_id", "id"]
-    given = {row.id: row.seq for row in insert_new(tx, UsageEventRow, rows, key=key, give="seq")}
-    new = [row | {"seq": given[row["id"]]} for row in rows if row["id"] in given]
-    return {row["id"]: row for row in sorted(new, key=lambda row: int(row["seq"]))}
-
-
-def _counted(row: Values) -> Counted:
-    return Counted(**{name: row[name] for name in Counted._fields})
-
-
-def _fingerprints(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, str]:
-    if not ids:
-        return {}
-    rows = table(UsageEventRow).c
-    result = tx.session.execute(
-        select(rows.id, rows.fingerprint).where(
-            rows.organization_id == organization_id, rows.id.in_(ids)
-        )
+    tells_apart = aggregations.get(event.metric) == "UNIQUE_COUNT"
+    return Entry(
+        id=event.id,
+        metric=event.metric,
+        quantity=event.quantity,
+        occurred_at=event.occurred_at,
+        identity_field=event.identity.field,
+        identity_value=event.identity.value,
+        state=state,
+        fingerprint=fingerprint(event),
+        reason=reason,
+        policy=event.policy,
+        policy_version=event.policy_version,
+        event_name=event.event_name,
+        request_method=event.request_method,
+        request_route=event.request_route,
+        request_status=event.request_status,
+        unique_value=event.identity.value if tells_apart else None,
     )
-    return {row.id: row.fingerprint for row in result}
+
+
+def _identity(row: Entry) -> customers.Identified:
+    return row.identity_field, row.identity_value or ""
 
 
 def _results(
-    items: Iterable[UsageEvent | Invalid], new: set[str], known: dict[str, str]
+    items: Iterable[UsageEvent | Invalid],
+    first: Mapping[str, UsageEvent],
+    known: Mapping[str, str],
+    new: Collection[str],
 ) -> list[ItemResult]:
-    """What became of each item. Takes the ids out of `new` that it reports as accepted."""
+    """What became of each item; of several with one id that is new, the first was accepted."""
     results = []
     for item in items:
         if isinstance(item, Invalid):
             results.append(ItemResult(item.id, "invalid", item.reason))
+        elif first[item.id] is item and item.id in new:
+            results.append(ItemResult(item.id, "accepted"))
         elif known[item.id] != fingerprint(item):
             results.append(ItemResult(item.id, "conflict", "this id belongs to another event"))
-        elif item.id in new:
-            new.discard(item.id)
-            results.append(ItemResult(item.id, "accepted"))
         else:
             results.append(ItemResult(item.id, "duplicate"))
     return results

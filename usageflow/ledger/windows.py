@@ -1,24 +1,26 @@
 """Windows: counted events per customer, metric and UTC hour, added up exactly in every way that a
-metric may aggregate.
+metric may aggregate. What they cannot tell, different values, is `values`'s.
 
-Derived: `rebuild` makes them again from the events at any time, and `verify` shows that this would
-change nothing.
+Derived: they can be made again from the events at any time (`derived`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, Self, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import case, delete, select, text, tuple_
+from sqlalchemy import case, delete, select, true, tuple_
 
 from usageflow.db import exact
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert
 from usageflow.db.tables import UsageWindowRow
-from usageflow.ledger.counted import Counted, select_counted
+from usageflow.ledger.counted import Counted
+from usageflow.ledger.given import Kind, given
 from usageflow.periods import hour_start
+
+_ZERO: Final = Decimal(0)
 
 
 class Window(NamedTuple):
@@ -40,29 +42,6 @@ class Sum(NamedTuple):
     last_seq: int
     forwarded: Decimal
 
-    @classmethod
-    def of(cls, event: Counted) -> Self:
-        """What one event holds."""
-        return cls(
-            total=event.quantity,
-            events=1,
-            maximum=event.quantity,
-            last=event.quantity,
-            last_at=event.occurred_at,
-            last_seq=event.seq,
-            forwarded=Decimal(0) if event.event_name is None else event.quantity,
-        )
-
-    def plus(self, other: Self) -> Self:
-        """What both hold together, in whatever order."""
-        latest = max(self, other, key=lambda held: (held.last_at, held.last_seq))
-        return latest._replace(
-            total=exact.add(self.total, other.total),
-            events=self.events + other.events,
-            maximum=max(self.maximum, other.maximum),
-            forwarded=exact.add(self.forwarded, other.forwarded),
-        )
-
 
 Sums: TypeAlias = dict[Window, Sum]
 
@@ -75,40 +54,75 @@ class Difference(NamedTuple):
     expected: Sum | None
 
 
+_COLUMNS: dict[str, Kind] = {
+    "organization_id": "text",
+    "customer_id": "text",
+    "metric": "text",
+    "hour": "instant",
+    "total": "decimal",
+    "events": "whole",
+    "maximum": "decimal",
+    "last": "decimal",
+    "last_at": "instant",
+    "last_seq": "whole",
+    "forwarded": "decimal",
+    "changed_at": "instant",
+}
+
+
 def fold(events: Iterable[Counted]) -> Sums:
-    """What these events add up to."""
-    sums: Sums = {}
+    """What these events add up to, in whatever order they come."""
+    held: dict[Window, list[Any]] = {}
     for event in events:
         window = Window(event.customer_id, event.metric, hour_start(event.occurred_at))
-        held, new = sums.get(window), Sum.of(event)
-        sums[window] = new if held is None else held.plus(new)
-    return sums
+        quantity, at, seq = event.quantity, event.occurred_at, event.seq
+        forwarded = _ZERO if event.event_name is None else quantity
+        sums = held.get(window)
+        if sums is None:
+            held[window] = [quantity, 1, quantity, quantity, at, seq, forwarded]
+            continue
+        sums[0] = exact.add(sums[0], quantity)
+        sums[1] += 1
+        sums[2] = max(sums[2], quantity)
+        if (at, seq) > (sums[4], sums[5]):
+            sums[3:6] = quantity, at, seq
+        if forwarded:
+            sums[6] = exact.add(sums[6], forwarded)
+    return {window: Sum(*sums) for window, sums in held.items()}
 
 
 def add(tx: Tx, organization_id: str, events: Iterable[Counted]) -> None:
     """Add new events to their windows."""
-    rows = _rows(tx, organization_id, fold(events))
-    if not rows:
+    put(tx, organization_id, fold(events))
+
+
+def put(tx: Tx, organization_id: str, sums: Sums) -> None:
+    """Add to the windows that are there; in one order everywhere, so that two transactions never
+    wait for each other in a circle.
+    """
+    if not sums:
         return
-    stored = table(UsageWindowRow).c
-    statement = insert(tx, UsageWindowRow)
-    new = statement.excluded
-    later = tuple_(new.last_at, new.last_seq) > tuple_(stored.last_at, stored.last_seq)
-    statement = statement.on_conflict_do_update(
-        index_elements=["organization_id", *Window._fields],
-        set_={
-            "total": exact.decimal_add(stored.total, new.total),
-            "events": stored.events + new.events,
-            "maximum": exact.decimal_greatest(stored.maximum, new.maximum),
-            "forwarded": exact.decimal_add(stored.forwarded, new.forwarded),
-            "changed_at": new.changed_at,
-            **{
-                name: case((later, new[name]), else_=stored[name])
-                for name in ("last", "last_at", "last_seq")
+    rows = [(organization_id, *window, *sums[window], tx.now) for window in sorted(sums)]
+    new = given(tx, "new", _COLUMNS, rows)
+    statement = insert(tx, UsageWindowRow).from_select([*_COLUMNS], new.where(true()))
+    stored, more = table(UsageWindowRow).c, statement.excluded
+    later = tuple_(more.last_at, more.last_seq) > tuple_(stored.last_at, stored.last_seq)
+    tx.session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["organization_id", *Window._fields],
+            set_={
+                "total": exact.decimal_add(stored.total, more.total),
+                "events": stored.events + more.events,
+                "maximum": exact.decimal_greatest(stored.maximum, more.maximum),
+                "forwarded": exact.decimal_add(stored.forwarded, more.forwarded),
+                "changed_at": more.changed_at,
+                **{
+                    name: case((later, more[name]), else_=stored[name])
+                    for name in ("last", "last_at", "last_seq")
+                },
             },
-        },
+        )
     )
-    tx.session.execute(statement, rows)
 
 
 def totals(tx: Tx, organization_id: str) -> Sums:
@@ -122,9 +136,8 @@ def totals(tx: Tx, organization_id: str) -> Sums:
     return {Window(*row[:3]): Sum(*row[3:]) for row in result}
 
 
-def verify(tx: Tx, organization_id: str) -> list[Difference]:
-    """The windows that differ from their events; none if all is well."""
-    stored, expected = totals(tx, organization_id), fold(_events(tx, organization_id))
+def differences(stored: Sums, expected: Sums) -> list[Difference]:
+    """Where the two differ, in order."""
     return [
         Difference(window, stored.get(window), expected.get(window))
         for window in sorted(stored.keys() | expected.keys())
@@ -132,25 +145,7 @@ def verify(tx: Tx, organization_id: str) -> list[Difference]:
     ]
 
 
-def rebuild(tx: Tx, organization_id: str) -> None:
-    """Make every window of the organization again from its events. Ingest waits meanwhile."""
-    if tx.dialect == "postgresql":
-        # After this, every other transaction has either added its events to the windows and is
-        # committed, or will add them after us.
-        tx.session.execute(text("LOCK TABLE usage_window IN SHARE ROW EXCLUSIVE MODE"))
-    windows = table(UsageWindowRow)
-    tx.session.execute(delete(windows).where(windows.c.organization_id == organization_id))
-    rows = _rows(tx, organization_id, fold(_events(tx, organization_id)))
-    if rows:
-        tx.session.execute(insert(tx, UsageWindowRow), rows)
-
-
-def _events(tx: Tx, organization_id: str) -> Iterator[Counted]:
-    rows = tx.session.execute(select_counted(organization_id).execution_options(yield_per=5_000))
-    return (Counted(*row) for row in rows)
-
-
-def _rows(tx: Tx, organization_id: str, sums: Sums) -> list[dict[str, object]]:
-    """In one order everywhere, so that two transactions never wait for each other in a circle."""
-    ours = {"organization_id": organization_id, "changed_at": tx.now}
-    return [{**ours, **window._asdict(), **sums[window]._asdict()} for window in sorted(sums)]
+def clear(tx: Tx, organization_id: str) -> None:
+    """Forget every window of the organization, to `put` the right ones."""
+    rows = table(UsageWindowRow)
+    tx.session.execute(delete(rows).where(rows.c.organization_id == organization_id))
