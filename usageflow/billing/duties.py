@@ -1,0 +1,209 @@
+"""What the worker does for billing, batch by batch: periods, drafts, payments, arrears.
+
+On PostgreSQL several workers share the work: each takes rows that no other holds. What fails, fails
+alone: it is told, and tried again later, and the others of its batch go on.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import Final, TypeVar
+
+from sqlalchemy import and_, exists, or_
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from usageflow.billing import closing, dunning, payments
+from usageflow.billing.contents import contents
+from usageflow.billing.finalizing import again, finalize
+from usageflow.billing.prices import Prices, Wanted
+from usageflow.billing.subscription_states import BILLED
+from usageflow.billing.turnover import take_turn
+from usageflow.catalog import plans
+from usageflow.db.billing_tables import InvoiceRow, PaymentRow, SubscriptionRow
+from usageflow.db.session import Database, Tx
+
+BATCH: Final = 200
+"""Subscriptions, invoices or payments in one transaction: enough to read what they need together,
+and soon over for those who wait for it."""
+RETRY_AFTER: Final = timedelta(minutes=10)
+"""What failed is tried again; it is not to be in the way of all that is due later."""
+
+Claimed = TypeVar("Claimed", SubscriptionRow, InvoiceRow, PaymentRow)
+
+logger = logging.getLogger("usageflow.billing")
+
+
+def close_due(db: Database) -> int:
+    """Take one turn of each subscription on which something is due; how many were taken up.
+
+    What was missed while nobody worked takes several calls, and comes to the same.
+    """
+    with db.transaction() as tx:
+        due = _claimed(
+            tx,
+            select(SubscriptionRow)
+            .where(col(SubscriptionRow.due_at) <= tx.now)
+            .order_by(col(SubscriptionRow.due_at), col(SubscriptionRow.id)),
+        )
+        for organization_id, ours in _by_organization(due):
+            _close(tx, organization_id, ours)
+        return len(due)
+
+
+def finalize_due(db: Database) -> int:
+    """Issue the drafts whose time of grace is over; how many were taken up.
+
+    Of a subscription the first is issued first, and one that is held keeps those after it.
+    """
+    earlier = aliased(InvoiceRow)
+    waits_for = exists().where(
+        col(earlier.subscription_id) == col(InvoiceRow.subscription_id),
+        col(earlier.state) == "DRAFT",
+        col(earlier.collect) == "local",
+        or_(
+            col(earlier.created_at) < col(InvoiceRow.created_at),
+            and_(
+                col(earlier.created_at) == col(InvoiceRow.created_at),
+                col(earlier.id) < col(InvoiceRow.id),
+            ),
+        ),
+    )
+    with db.transaction() as tx:
+        due = _claimed(
+            tx,
+            select(InvoiceRow)
+            .where(
+                col(InvoiceRow.state) == "DRAFT",
+                col(InvoiceRow.finalize_at) <= tx.now,
+                col(InvoiceRow.hold_reason).is_(None),
+                ~waits_for,
+            )
+            .order_by(col(InvoiceRow.finalize_at), col(InvoiceRow.id)),
+        )
+        for organization_id, ours in _by_organization(due):
+            _finalize(tx, organization_id, ours)
+        return len(due)
+
+
+def apply_payments(db: Database) -> int:
+    """Let word of payments have its effect; how many there were."""
+    with db.transaction() as tx:
+        due = _claimed(
+            tx,
+            select(PaymentRow)
+            .where(col(PaymentRow.applied_at).is_(None))
+            .order_by(col(PaymentRow.id)),
+        )
+        _each(tx, due, lambda payment: payments.apply(tx, payment), lambda _: None)
+        return len(due)
+
+
+def mind_dunning(db: Database) -> int:
+    """Let time pass for who does not pay; how many subscriptions stand otherwise now."""
+    moved, last = 0, ""
+    while True:
+        with db.transaction() as tx:
+            found = _in_arrears(tx, after=last)
+            moved += sum(dunning.mind(tx, *one) for one in found)
+        if len(found) < BATCH:
+            return moved
+        last = found[-1][1]
+
+
+def _close(tx: Tx, organization_id: str, due: Sequence[SubscriptionRow]) -> None:
+    prices = Prices(tx, organization_id)
+    close = partial(closing.close, prices=prices)
+
+    def postpone(one: SubscriptionRow) -> None:
+        one.due_at = tx.now + RETRY_AFTER
+
+    _foresee(tx, prices, lambda: _to_close(tx, due))
+    _each(tx, due, lambda one: take_turn(tx, one, close), postpone)
+
+
+def _to_close(tx: Tx, due: Sequence[SubscriptionRow]) -> list[Wanted]:
+    terms = plans.terms_of_many(tx, {(one.plan_id, one.plan_version) for one in due})
+    return [
+        closing.wanted(one, terms[one.plan_id, one.plan_version], end=one.period_end, kind="period")
+        for one in due
+        if one.state in BILLED
+    ]
+
+
+def _finalize(tx: Tx, organization_id: str, due: Sequence[InvoiceRow]) -> None:
+    prices = Prices(tx, organization_id)
+    kept = contents(tx, organization_id, due)
+
+    def postpone(one: InvoiceRow) -> None:
+        one.finalize_at = tx.now + RETRY_AFTER
+
+    _foresee(tx, prices, lambda: [again(one, kept[one.id]) for one in due])
+    _each(tx, due, lambda one: finalize(tx, one, prices=prices, kept=kept[one.id]), postpone)
+
+
+def _foresee(tx: Tx, prices: Prices, wanted: Callable[[], Sequence[Wanted]]) -> None:
+    """Read what a batch needs, at once. One that cannot be read is found when it is its turn."""
+    try:
+        with tx.session.begin_nested():
+            prices.foresee(wanted())
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the one it is about
+        _require_connection(error)
+
+
+def _each(
+    tx: Tx,
+    rows: Sequence[Claimed],
+    do: Callable[[Claimed], object],
+    postpone: Callable[[Claimed], object],
+) -> None:
+    """Do it for each, alone: what one fails to do is undone, told and tried again later."""
+    for row in rows:
+        row_id = row.id
+        try:
+            with tx.session.begin_nested():
+                do(row)
+        except Exception as error:
+            _require_connection(error)
+            logger.exception("%s %s fails; it is tried again later", row.__tablename__, row_id)
+            postpone(row)
+
+
+def _require_connection(error: Exception) -> None:
+    """Raise what no other row would fare better with."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error
+
+
+def _claimed(tx: Tx, statement: SelectOfScalar[Claimed]) -> list[Claimed]:
+    """The first of these rows that no other worker has taken: ours until the transaction ends."""
+    return list(tx.session.exec(statement.limit(BATCH).with_for_update(skip_locked=True)))
+
+
+def _by_organization(rows: Sequence[Claimed]) -> list[tuple[str, list[Claimed]]]:
+    found: dict[str, list[Claimed]] = {}
+    for row in rows:
+        found.setdefault(row.organization_id, []).append(row)
+    return sorted(found.items())
+
+
+def _in_arrears(tx: Tx, *, after: str) -> list[tuple[str, str]]:
+    """Organization and subscription of those that may be about to fall behind or be suspended."""
+    subscription, invoice = col(SubscriptionRow.id), col(InvoiceRow.subscription_id)
+    overdue = exists().where(
+        invoice == subscription,
+        col(InvoiceRow.state) == "OPEN",
+        or_(col(InvoiceRow.due_at) <= tx.now, col(InvoiceRow.payment_failed_at).is_not(None)),
+    )
+    rows = tx.session.exec(
+        select(SubscriptionRow.organization_id, SubscriptionRow.id)
+        .where(
+            col(SubscriptionRow.state).in_(("ACTIVE", "PAST_DUE")), overdue, subscription > after
+        )
+        .order_by(subscription)
+        .limit(BATCH)
+    )
+    return list(rows)
