@@ -26,6 +26,7 @@ from usageflow.db.session import Database
 from usageflow.errors import ConfigurationError
 from usageflow.ledger.units import pending, recover
 from usageflow.policies import PolicyFile
+from usageflow.server.billing import Billing
 from usageflow.server.cloudevents import CloudEventsAccount
 from usageflow.server.duties import for_all_accounts
 from usageflow.server.ways import STOP_S, Ways
@@ -65,8 +66,13 @@ class Server:
             opened.enter_context(
                 Worker(for_all_accounts(db, self._settings, ways), stop_s_max=STOP_S)
             )
+            billing = opened.enter_context(Billing(db, self._settings))
             self.app = create_api(
-                db, self._settings, on_events=ways.wake, on_meters=ways.want_meters
+                db,
+                self._settings,
+                on_events=ways.wake,
+                on_meters=ways.want_meters,
+                on_billing=billing.wake,
             )
             self._resources = opened.pop_all()
         return self
