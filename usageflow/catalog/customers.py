@@ -4,7 +4,7 @@ How usage finds its customer by an identity is `ledger.customers`'s.
 """
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from typing import Any, Final, Literal, TypedDict, Unpack
 
@@ -41,7 +41,8 @@ class CustomerDetails(TypedDict, total=False):
 
     email: str | None
     phone: str | None
-    address: Address
+    address: Mapping[str, str]
+    """Parts of an `Address`; the others stay."""
     tax_percent: Decimal | None
     stripe_customer_id: str | None
     metadata: dict[str, str]
@@ -165,6 +166,19 @@ def change(
     return row
 
 
+def anew(details: CustomerChanges) -> CustomerChanges:
+    """These details, and every other one as if it had never been told."""
+    nothing: CustomerDetails = {
+        "email": None,
+        "phone": None,
+        "tax_percent": None,
+        "stripe_customer_id": None,
+        "metadata": {},
+    }
+    nowhere = dict.fromkeys(Address.__struct_fields__, "")
+    return {**nothing, **details, "address": {**nowhere, **details.get("address", {})}}
+
+
 def archive(tx: Tx, organization_id: str, customer: str, *, actor: Actor) -> Refused | None:
     """Take a customer out of use; all that concerns it stays. Refused while it subscribes."""
     take_turn(tx, organization_id)
@@ -277,9 +291,11 @@ def _row(tx: Tx, organization_id: str, external_id: str | None) -> CustomerRow:
 
 def _describe(row: CustomerRow, details: CustomerChanges) -> None:
     values: dict[str, Any] = {**details}
-    for given, column in (("address", "address"), ("metadata", "metadata_")):
-        if given in values:
-            values[column] = msgspec.json.encode(values.pop(given)).decode()
+    if "address" in values:
+        address = msgspec.structs.replace(address_of(row), **values["address"])
+        values["address"] = msgspec.json.encode(address).decode()
+    if "metadata" in values:
+        values["metadata_"] = msgspec.json.encode(values.pop("metadata")).decode()
     for column, value in values.items():
         setattr(row, column, value)
 

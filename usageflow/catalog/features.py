@@ -10,7 +10,7 @@ from sqlmodel import col, or_, select
 
 from usageflow.catalog import audit, metrics
 from usageflow.catalog.audit import Actor
-from usageflow.catalog.charges import Entitlement, Problem
+from usageflow.catalog.charges import Entitlement
 from usageflow.catalog.listings import paged
 from usageflow.catalog.metrics import MetricDetails
 from usageflow.catalog.refusals import Refused
@@ -158,17 +158,18 @@ def unknown(feature: str, field: str | None = None) -> Refused:
     return Refused(code, f"there is no feature {feature}", field)
 
 
-def entitlement_problem(tx: Tx, organization_id: str, entitlement: Entitlement) -> Problem | None:
-    """Why a plan cannot entitle to this: the field, and what is wrong with it."""
+def grantable(tx: Tx, organization_id: str, entitlement: Entitlement) -> Entitlement | Refused:
+    """The entitlement with its feature by id, or why a plan cannot grant it."""
     row = find(tx, organization_id, entitlement.feature_id)
-    if row is None or row.archived_at is not None:
-        archived = "is archived" if row else "does not exist"
-        return "feature_id", f"the feature {entitlement.feature_id} {archived}"
+    if row is None:
+        return unknown(entitlement.feature_id, "feature_id")
+    if row.archived_at is not None:
+        return Refused("invalid", f"the feature {row.lookup_key} is archived", "feature_id")
     if entitlement.usage_limit is not None and row.type != "meter":
-        return "usage_limit", f"a {row.type} feature has no usage to limit"
+        return Refused("invalid", f"a {row.type} feature has no usage to limit", "usage_limit")
     if entitlement.value is not None and row.type != "custom":
-        return "value", f"a {row.type} feature has no value; one of type custom has"
-    return None
+        return Refused("invalid", f"a {row.type} feature has no value", "value")
+    return msgspec.structs.replace(entitlement, feature_id=row.id)
 
 
 def _metric(

@@ -122,6 +122,16 @@ def listing(
     return paged(tx, statement.order_by(col(MetricRow.key)), offset=offset, limit=limit)
 
 
+def ids(tx: Tx, organization_id: str, keys: Collection[str]) -> dict[str, str]:
+    """The ids of metrics by their keys."""
+    found = tx.session.exec(
+        select(MetricRow.key, MetricRow.id).where(
+            col(MetricRow.organization_id) == organization_id, col(MetricRow.key).in_(keys)
+        )
+    )
+    return dict(found.all())
+
+
 def filters_of(metric: MetricRow) -> tuple[Filter, ...]:
     """The filters of a metric: an event counts if all of them let it through."""
     return msgspec.json.decode(metric.filters, type=tuple[Filter, ...])

@@ -5,6 +5,7 @@ subscribed to another keeps that. What the terms come to in money is `billing`'s
 """
 
 from collections.abc import Callable, Collection
+from dataclasses import replace as replaced
 from functools import lru_cache
 from typing import Any, Final, TypedDict, Unpack
 
@@ -16,7 +17,7 @@ from sqlmodel import col, or_, select
 
 from usageflow.catalog import audit, charges, features, metrics, uses
 from usageflow.catalog.audit import Actor
-from usageflow.catalog.charges import Charge, Terms
+from usageflow.catalog.charges import Charge, Entitlement, Terms
 from usageflow.catalog.listings import paged
 from usageflow.catalog.refusals import Refused
 from usageflow.catalog.turns import take_turn
@@ -70,16 +71,21 @@ def listing(
     return paged(tx, statement.order_by(*newest), offset=offset, limit=limit)
 
 
-def terms(tx: Tx, organization_id: str, plan_id: str, version: int) -> Terms | None:
-    """What this version says; None if there is none."""
-    document = tx.session.exec(
-        select(PlanVersionRow.document).where(
+def version(tx: Tx, organization_id: str, plan_id: str, number: int) -> PlanVersionRow | None:
+    """One version of a plan; None if there is none of this number."""
+    return tx.session.exec(
+        select(PlanVersionRow).where(
             col(PlanVersionRow.organization_id) == organization_id,
             col(PlanVersionRow.plan_id) == plan_id,
-            col(PlanVersionRow.version) == version,
+            col(PlanVersionRow.version) == number,
         )
     ).one_or_none()
-    return None if document is None else _decoded(document)
+
+
+def terms(tx: Tx, organization_id: str, plan_id: str, number: int) -> Terms | None:
+    """What this version says; None if there is none."""
+    found = version(tx, organization_id, plan_id, number)
+    return None if found is None else decoded(found.document)
 
 
 def terms_of_many(tx: Tx, pairs: Collection[tuple[str, int]]) -> dict[tuple[str, int], Terms]:
@@ -89,7 +95,7 @@ def terms_of_many(tx: Tx, pairs: Collection[tuple[str, int]]) -> dict[tuple[str,
             tuple_(col(PlanVersionRow.plan_id), col(PlanVersionRow.version)).in_(set(pairs))
         )
     )
-    return {(plan_id, version): _decoded(document) for plan_id, version, document in rows}
+    return {(plan_id, version): decoded(document) for plan_id, version, document in rows}
 
 
 def versions(
@@ -102,6 +108,12 @@ def versions(
     )
     newest = col(PlanVersionRow.version).desc()
     return paged(tx, statement.order_by(newest), offset=offset, limit=limit)
+
+
+@lru_cache(maxsize=TERMS_CACHED_MAX)
+def decoded(document: str) -> Terms:
+    """The terms of a version's document."""
+    return charges.decode(document)
 
 
 def create(
@@ -218,11 +230,6 @@ def unknown(plan: str, field: str | None = None) -> Refused:
     return Refused("not_found" if field is None else "invalid", f"there is no plan {plan}", field)
 
 
-@lru_cache(maxsize=TERMS_CACHED_MAX)
-def _decoded(document: str) -> Terms:
-    return charges.decode(document)
-
-
 def _newest(tx: Tx, row: PlanRow) -> Terms:
     found = terms(tx, row.organization_id, row.id, row.version)
     assert found is not None  # noqa: S101 - a plan is added with its version
@@ -239,28 +246,29 @@ def _taken(tx: Tx, organization_id: str, lookup_id: str) -> Refused | None:
 def _checked(
     tx: Tx, organization_id: str, terms: Terms, before: Terms | None = None
 ) -> Terms | Refused:
-    """The terms with metrics by their keys, or what is wrong with them.
+    """The terms with metrics by their keys and features by their ids, or what is wrong with them.
 
     What was there `before` is not asked for again: a feature may have been archived since.
     """
-    charges_before = before.charges if before else ()
-    named: list[Charge] = []
+    priced: list[Charge] = []
     for index, charge in enumerate(terms.charges):
-        if charge.metric is None or charge in charges_before:
-            named.append(charge)
-            continue
-        metric = metrics.find(tx, organization_id, charge.metric)
-        if metric is None:
-            return metrics.unknown(charge.metric, f"charges[{index}].metric")
-        named.append(replace(charge, metric=metric.key))
-    terms = replace(terms, charges=tuple(named))
+        if charge.metric is not None and (before is None or charge not in before.charges):
+            metric = metrics.find(tx, organization_id, charge.metric)
+            if metric is None:
+                return metrics.unknown(charge.metric, f"charges[{index}].metric")
+            charge = replace(charge, metric=metric.key)  # noqa: PLW2901 - the same, called rightly
+        priced.append(charge)
+    granted: list[Entitlement] = []
+    for index, entitlement in enumerate(terms.entitlements):
+        found: Entitlement | Refused = entitlement
+        if before is None or entitlement not in before.entitlements:
+            found = features.grantable(tx, organization_id, entitlement)
+        if isinstance(found, Refused):
+            return replaced(found, field=f"entitlements[{index}].{found.field}")
+        granted.append(found)
+    terms = replace(terms, charges=tuple(priced), entitlements=tuple(granted))
     for field, message in charges.problems(terms):
         return Refused("invalid", message, field)
-    for index, entitlement in enumerate(terms.entitlements):
-        if before is None or entitlement not in before.entitlements:
-            problem = features.entitlement_problem(tx, organization_id, entitlement)
-            if problem is not None:
-                return Refused("invalid", problem[1], f"entitlements[{index}].{problem[0]}")
     return terms
 
 
