@@ -99,12 +99,15 @@ def create_key(
 
 
 def rotate(
-    tx: Tx, organization_id: str, key_id: str, overlap: timedelta = OVERLAP, *, actor: Actor | str
+    tx: Tx,
+    organization_id: str,
+    key_id: str,
+    overlap: timedelta = OVERLAP,
+    *,
+    expires_at: datetime | None = None,
+    actor: Actor | str,
 ) -> NewKey | Refused:
-    """A new key of the same name and scopes; the old one works for `overlap` more.
-
-    A key that was made to expire is followed by one with as long a life.
-    """
+    """A new key of the same name, scopes and kind; the old one works for `overlap` more."""
     old = tx.session.exec(
         select(ApiKeyRow)
         .where(col(ApiKeyRow.organization_id) == organization_id, col(ApiKeyRow.id) == key_id)
@@ -114,14 +117,13 @@ def rotate(
         return Refused("not_found", "there is no such API key")
     if (found := status(old, tx.now)) != "ACTIVE":
         return Refused("conflict", f"API key {old.name!r} is {found.lower()}; make a new one")
-    life = None if old.expires_at is None else old.expires_at - old.created_at
     new = create_key(
         tx,
         organization_id,
         old.name,
         old.scopes.split(),
         kind="org_live" if old.prefix.startswith("org_") else "uf_live",
-        expires_at=None if life is None else tx.now + life,
+        expires_at=expires_at,
         actor=actor,
     )
     ends = tx.now + overlap
