@@ -14,7 +14,8 @@ HOUR = timedelta(hours=1)
 
 def pauses(schedule: Schedule, chance: float) -> list[timedelta]:
     """The pauses of something that always fails at once."""
-    now, made = AT, []
+    made: list[timedelta] = []
+    now = AT
     while (following := schedule.next_at(len(made) + 1, AT, now, chance)) is not None:
         made.append(following - now)
         now = following
