@@ -18,7 +18,7 @@ from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.refusals import Refused
 from usageflow.db.billing_tables import CreditNoteRow, InvoiceLineRow, InvoiceRow
 from usageflow.db.session import Database
-from usageflow.db.tables import CustomerRow, MetricRow
+from usageflow.db.tables import CustomerRow
 
 ISSUED = datetime(2025, 4, 1, 1, 0, tzinfo=UTC)
 FROM = Party(
@@ -35,7 +35,7 @@ LINES: list[dict[str, Any]] = [
     {"kind": "base", "description": "Base price", "quantity": Decimal(1)}
     | {"unit_price": Decimal(100), "amount": 10_000},
     {"kind": "usage", "description": "API calls", "quantity": Decimal(12_000)}
-    | {"metric": "API_CALL", "amount": 2_000}
+    | {"metric": "API_CALL", "unit": "calls", "amount": 2_000}
     | {"steps": '[{"text":"2,000 x 0.01 = 20","quantity":"2000"}]'},
 ]
 
@@ -68,24 +68,22 @@ def invoice(**changes: Any) -> InvoiceRow:
 
 def line(position: int, **values: Any) -> InvoiceLineRow:
     """One line of it."""
-    row: dict[str, Any] = {"organization_id": "o", "invoice_id": "inv_1", "steps": "[]"}
+    row: dict[str, Any] = {"organization_id": "o", "invoice_id": "inv_1", "steps": "[]", "unit": ""}
     return InvoiceLineRow(**row | {"position": position} | PERIOD | values)
 
 
 def sheet_of(*lines: dict[str, Any], **changes: Any) -> Sheet:
     """What stands on an invoice."""
     rows = [line(position, **values) for position, values in enumerate(lines or LINES)]
-    return documents.composed(invoice(**changes), rows, {"API_CALL": "calls"}, FROM, TO)
+    return documents.composed(invoice(**changes), rows, FROM, TO)
 
 
 @pytest.fixture
 def organization_id(database: Database) -> str:
-    """An organization with a customer, a metric, an issued invoice and a credit note."""
+    """An organization with a customer, an issued invoice and a credit note."""
     with database.transaction() as tx:
         ours: dict[str, Any] = {"organization_id": default_organization(tx)}
         tx.session.add(CustomerRow(id="customer", external_id="acme", created_at=tx.now, **ours))
-        metric = {"key": "API_CALL", "name": "API calls", "unit": "calls"}
-        tx.session.add(MetricRow(**metric, **ours, created_at=tx.now))
         row = invoice(**ours, state="DRAFT")
         tx.session.flush()
         tx.session.add(row)

@@ -5,7 +5,7 @@ what has happened to it since, payments and credits, is shown as of today. A dra
 known today, and says that it is one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -19,7 +19,7 @@ from usageflow.billing.typesetting import Entry, Sheet, Total, Who
 from usageflow.catalog.refusals import Refused
 from usageflow.db.billing_tables import CreditNoteRow, InvoiceLineRow, InvoiceRow
 from usageflow.db.session import Tx
-from usageflow.db.tables import CustomerRow, MetricRow
+from usageflow.db.tables import CustomerRow
 
 STEPS_SHOWN_MAX: Final = 8
 """Steps of the arithmetic below a line; `usageflow invoices explain` has all of them."""
@@ -69,17 +69,13 @@ def invoice_sheet(tx: Tx, organization_id: str, invoice_id: str) -> Sheet | Refu
         .where(InvoiceLineRow.invoice_id == row.id)
         .order_by(col(InvoiceLineRow.position))
     ).all()
-    return composed(row, lines, _units(tx, organization_id), *_parties(tx, row))
+    return composed(row, lines, *_parties(tx, row))
 
 
 def composed(
-    row: InvoiceRow,
-    lines: Sequence[InvoiceLineRow],
-    units: Mapping[str, str],
-    issuer: Party,
-    payer: Party,
+    row: InvoiceRow, lines: Sequence[InvoiceLineRow], issuer: Party, payer: Party
 ) -> Sheet:
-    """An invoice of these rows; `units` are those that metrics are counted in. Pure."""
+    """An invoice of these rows. Pure."""
     return Sheet(
         kind="Invoice",
         number=row.number or f"draft-{row.id}",
@@ -90,7 +86,7 @@ def composed(
         payer=_who(payer),
         facts=tuple(_facts(row, issuer.time_zone)),
         amount_title=f"Amount ({row.currency})",
-        lines=tuple(_entry(row, line, units, issuer.time_zone) for line in lines),
+        lines=tuple(_entry(row, line, issuer.time_zone) for line in lines),
         totals=tuple(_totals(row)),
         notes=tuple(_notes(row, issuer)),
     )
@@ -162,19 +158,11 @@ def _facts(row: InvoiceRow, zone: str) -> Iterator[tuple[str, str]]:
         yield "Period", display.span(row.period_start, row.period_end, zone)
 
 
-def _units(tx: Tx, organization_id: str) -> dict[str, str]:
-    """What each metric is counted in."""
-    rows = tx.session.exec(
-        select(MetricRow.key, MetricRow.unit).where(MetricRow.organization_id == organization_id)
-    )
-    return dict(rows.all())
-
-
-def _entry(row: InvoiceRow, line: InvoiceLineRow, units: Mapping[str, str], zone: str) -> Entry:
+def _entry(row: InvoiceRow, line: InvoiceLineRow, zone: str) -> Entry:
     return Entry(
         description=line.description,
         details=tuple(_details(row, line, zone)),
-        quantity="" if line.quantity is None else _quantity(line.quantity, units, line.metric),
+        quantity="" if line.quantity is None else _quantity(line.quantity, line.unit),
         unit_price=(
             "" if line.unit_price is None else display.price(line.unit_price, row.currency)
         ),
@@ -182,8 +170,8 @@ def _entry(row: InvoiceRow, line: InvoiceLineRow, units: Mapping[str, str], zone
     )
 
 
-def _quantity(quantity: Decimal, units: Mapping[str, str], metric: str | None) -> str:
-    return f"{figure(quantity)} {units.get(metric or '', '')}".rstrip()
+def _quantity(quantity: Decimal, unit: str) -> str:
+    return f"{figure(quantity)} {unit}".rstrip()
 
 
 def _details(row: InvoiceRow, line: InvoiceLineRow, zone: str) -> Iterator[str]:
