@@ -87,10 +87,11 @@ def refusal(subscription: SubscriptionRow, trigger: Trigger) -> Refused | None:
 def told(tx: Tx, subscription: SubscriptionRow) -> dict[str, Any]:
     """What webhooks tell of a subscription."""
     external_id, plan_name = tx.session.exec(
-        select(CustomerRow.external_id, PlanRow.name).where(
+        select(CustomerRow.external_id, PlanRow.name)
+        .join(PlanRow, col(PlanRow.organization_id) == CustomerRow.organization_id)
+        .where(
             col(CustomerRow.organization_id) == subscription.organization_id,
             col(CustomerRow.id) == subscription.customer_id,
-            col(PlanRow.organization_id) == subscription.organization_id,
             col(PlanRow.id) == subscription.plan_id,
         )
     ).one()
