@@ -12,6 +12,7 @@ import typer
 
 from usageflow._version import __version__
 from usageflow.cli import (
+    audit,
     config,
     demo,
     emulator,
@@ -57,6 +58,7 @@ app.add_typer(policies.app, name="policies")
 app.add_typer(stripe.app, name="stripe")
 app.add_typer(secrets.app, name="secrets")
 app.command("spool")(spool.spool)
+app.add_typer(audit.app, name="audit")
 app.command("stripe-emulator")(emulator.stripe_emulator)
 app.command("migrate")(migrate.migrate)
 app.command("config")(config.config)

@@ -151,7 +151,10 @@ class SessionRow(Row, table=True):
     """
 
     __tablename__ = "session"
-    __table_args__ = (Index("ix_session_person_id", "person_id"),)
+    __table_args__ = (
+        Index("ix_session_person_id", "person_id"),
+        Index("ix_session_refresh_used_hash", "refresh_used_hash"),
+    )
     id: str = key_column()
     person_id: str = text_column("person.id")
     organization_id: str = text_column("organization.id")

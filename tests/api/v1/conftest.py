@@ -97,11 +97,11 @@ def sign_in(app: ASGIApp, database: Database, clients: ExitStack) -> Callable[..
                 )
             )
             tx.session.flush()
-            tokens = sessions.start(tx, person.id, owner)
+            tokens = sessions.begin(tx, person.id, owner)
         client = httpx.Client(
             transport=InProcess(app),
             base_url="http://api",
-            cookies={"access_token": tokens.access},
+            cookies={"access_token": tokens.access_token},
         )
         return clients.enter_context(client)
 

@@ -456,6 +456,7 @@ def _new_tables() -> None:
         sa.UniqueConstraint("refresh_hash", name=op.f("uq_session_refresh_hash")),
     )
     op.create_index("ix_session_person_id", "session", ["person_id"])
+    op.create_index("ix_session_refresh_used_hash", "session", ["refresh_used_hash"])
     op.create_table(
         "smtp",
         _text("id"),
