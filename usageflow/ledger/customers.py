@@ -2,17 +2,28 @@
 
 import uuid
 from collections.abc import Collection
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-from sqlalchemy import insert, select, tuple_
+from sqlalchemy import insert, select
 from sqlmodel import col
 
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow
+from usageflow.ledger.given import Kind, given
+
+EXTERNAL_ID: Final = "external_id"
+"""The identity field whose value is a customer's own name here: clients of the API use it."""
 
 Identified: TypeAlias = tuple[str, str]
 """(field, value)."""
+
+
+class Payer(NamedTuple):
+    """Who an identity is. An archived one takes no more usage from clients of the API."""
+
+    id: str
+    archived: bool
 
 
 def resolve(
@@ -23,29 +34,68 @@ def resolve(
     A new customer's `external_id` is the value, or `field:value` where that is taken. Transactions
     that make customers of one organization take turns, so an identity never gets two.
     """
-    found = _known(tx, organization_id, identities)
+    payers = known(tx, organization_id, identities)
+    found = {identity: payer.id for identity, payer in payers.items()}
     if len(found) < len(set(identities)):
         tx.session.execute(
             select(col(OrganizationRow.id))
             .where(col(OrganizationRow.id) == organization_id)
             .with_for_update(key_share=True)
         )
-        found |= _known(tx, organization_id, set(identities) - found.keys())
+        others = known(tx, organization_id, set(identities) - found.keys())
+        found |= {identity: payer.id for identity, payer in others.items()}
         found |= _create(tx, organization_id, sorted(set(identities) - found.keys()))
     return found
 
 
-def _known(
+def known(
     tx: Tx, organization_id: str, identities: Collection[Identified]
-) -> dict[Identified, str]:
-    rows = table(CustomerIdentityRow).c
+) -> dict[Identified, Payer]:
+    """Who the identities are that are known: by an identity of theirs or by their external id."""
+    found = _identified(tx, organization_id, identities)
+    called = {value for field, value in identities if field == EXTERNAL_ID} - {
+        value for _, value in found
+    }
+    return found | _called(tx, organization_id, called)
+
+
+def _identified(
+    tx: Tx, organization_id: str, identities: Collection[Identified]
+) -> dict[Identified, Payer]:
+    if not identities:
+        return {}
+    identity, payer = table(CustomerIdentityRow), table(CustomerRow)
+    columns: dict[str, Kind] = {"field": "text", "value": "text"}
+    asked = given(tx, "asked", columns, list(identities)).subquery("identities")
+    same = (identity.c.field == asked.c.field) & (identity.c.value == asked.c.value)
     result = tx.session.execute(
-        select(rows.field, rows.value, rows.customer_id).where(
-            rows.organization_id == organization_id,
-            tuple_(rows.field, rows.value).in_(list(identities)),
+        select(identity.c.field, identity.c.value, payer.c.id, payer.c.archived_at)
+        .join_from(asked, identity, same & (identity.c.organization_id == organization_id))
+        .join(payer, payer.c.id == identity.c.customer_id)
+    )
+    return {
+        (field, value): Payer(customer_id, archived_at is not None)
+        for field, value, customer_id, archived_at in result
+    }
+
+
+def _called(tx: Tx, organization_id: str, names: Collection[str]) -> dict[Identified, Payer]:
+    """The customers with these external ids."""
+    if not names:
+        return {}
+    payer = table(CustomerRow)
+    asked = given(tx, "asked", {"name": "text"}, [(name,) for name in names]).subquery("names")
+    result = tx.session.execute(
+        select(payer.c.external_id, payer.c.id, payer.c.archived_at).join_from(
+            asked,
+            payer,
+            (payer.c.organization_id == organization_id) & (payer.c.external_id == asked.c.name),
         )
     )
-    return {(field, value): customer_id for field, value, customer_id in result}
+    return {
+        (EXTERNAL_ID, name): Payer(customer_id, archived_at is not None)
+        for name, customer_id, archived_at in result
+    }
 
 
 def _create(

@@ -26,6 +26,7 @@ from usageflow.db.tables import (
     UsageEventRow,
 )
 from usageflow.ledger import windows
+from usageflow.ledger.customers import EXTERNAL_ID
 from usageflow.ledger.windows import Window
 
 _AT_STRIPE: Final = ("accepted", "settled")
@@ -164,8 +165,8 @@ def _names(tx: Tx, organization_id: str) -> dict[str, tuple[str, str]]:
     """`external_id` and identity field of each customer; the first field in order, of several."""
     payers, known = table(CustomerRow).c, table(CustomerIdentityRow).c
     rows = tx.session.execute(
-        select(payers.id, payers.external_id, func.min(known.field))
-        .join_from(payers.id.table, known.field.table, known.customer_id == payers.id)
+        select(payers.id, payers.external_id, func.coalesce(func.min(known.field), EXTERNAL_ID))
+        .outerjoin_from(payers.id.table, known.field.table, known.customer_id == payers.id)
         .where(payers.organization_id == organization_id)
         .group_by(payers.id, payers.external_id)
     )
