@@ -51,9 +51,9 @@ def close(
     invoice_id = _insert(tx, _draft(tx, subscription, terms, bill, prices, end=end, kind=kind))
     if invoice_id is None:
         return _closed(tx, subscription)
-    store_lines(tx, subscription.organization_id, invoice_id, bill.lines, prices)
-    subscription.billed_at = tx.now
     invoice = tx.session.get_one(InvoiceRow, invoice_id)
+    store_lines(tx, invoice, bill.lines, prices)
+    subscription.billed_at = tx.now
     if invoice.collect == "local":
         tell(tx, invoice, "invoice.created")
     return invoice
@@ -94,15 +94,15 @@ def hold_reason(bill: Bill, total: int) -> str | None:
 
 
 def store_lines(
-    tx: Tx, organization_id: str, invoice_id: str, lines: Sequence[InvoiceLine], prices: Prices
+    tx: Tx, invoice: InvoiceRow, lines: Sequence[InvoiceLine], prices: Prices | None = None
 ) -> None:
-    """Add the lines of a draft, in their order."""
+    """Add the lines of a draft, in their order; `prices` knows what their metrics count."""
     rows = [
         {
-            "organization_id": organization_id,
-            "invoice_id": invoice_id,
+            "organization_id": invoice.organization_id,
+            "invoice_id": invoice.id,
             "position": position,
-            "unit": prices.unit(line.metric),
+            "unit": "" if prices is None else prices.unit(line.metric),
             **{name: getattr(line, name) for name in line.__struct_fields__},
         }
         for position, line in enumerate(lines, start=1)

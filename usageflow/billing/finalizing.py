@@ -106,7 +106,7 @@ def _keep(
                 col(InvoiceLineRow.invoice_id) == invoice.id,
             )
         )
-        store_lines(tx, invoice.organization_id, invoice.id, lines, prices)
+        store_lines(tx, invoice, lines, prices)
     owed = sums(lines, invoice.tax_percent, invoice.currency)
     invoice.subtotal, invoice.tax, invoice.total = owed
 

@@ -114,6 +114,11 @@ class Prices:
             asks.update(*(self._asks(segment).values() for segment in (one.segment, *late)))
         self._usage |= self.quantities(asks)
 
+    def usage(self, segment: Segment) -> dict[str, Decimal]:
+        """What each usage charge of the segment is about comes to, by charge."""
+        self._usage |= self.quantities(self._asks(segment).values())
+        return self._totals(segment)
+
     def quantities(self, asks: Collection[Ask]) -> dict[Ask, Quantity]:
         """What usage comes to, as far as the ledger knows today."""
         return aggregation.quantities(self._tx, self._organization_id, asks)

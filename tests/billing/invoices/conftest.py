@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,5 +190,15 @@ class Books:
 def books(database_url: str) -> Iterator[Books]:
     """The books of a shop on SQLite and on PostgreSQL in turn."""
     opened = Books(database_url)
+    yield opened
+    opened.database.close()
+
+
+@pytest.fixture
+def till(sqlite_template: bytes, tmp_path: Path) -> Iterator[Books]:
+    """The same on SQLite alone, for what is decided above the database."""
+    path = tmp_path / "till.db"
+    path.write_bytes(sqlite_template)
+    opened = Books(f"sqlite:///{path}")
     yield opened
     opened.database.close()
