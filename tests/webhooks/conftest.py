@@ -1,18 +1,23 @@
 """Receivers of webhooks that are real servers, and a clock that a test moves."""
 
+import asyncio
 import base64
 import json
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import trustme
+from aiosmtpd.smtp import SMTP, AuthResult
 
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.organizations import default_organization
@@ -34,6 +39,7 @@ class Receiver:
     """A server that keeps what it is sent, and answers as `reply` says: status and body."""
 
     requests: list[dict[str, Any]] = field(default_factory=list)
+    answered: int = 0
     reply: Callable[[dict[str, Any]], tuple[int, bytes]] = lambda _: (200, b"ok")
     url: str = ""
 
@@ -70,6 +76,7 @@ def receiving(tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Ite
                 self.send_header("location", "/elsewhere")
             self.end_headers()
             self.wfile.write(content)
+            receiver.answered += 1
 
         def log_message(self, *_: Any) -> None:
             """Nothing."""
@@ -212,3 +219,93 @@ def office(database_url: str, clock: Clock, keyring: Keyring, poster: Poster) ->
         organization_id = default_organization(tx)
     yield Office(db, clock, keyring, poster, organization_id)
     db.close()
+
+
+class PostOffice:
+    """An SMTP server that keeps what it is sent, on a free port of this machine."""
+
+    def __init__(
+        self,
+        tls: ssl.SSLContext,
+        *,
+        security: str = "none",
+        login: tuple[str, str] | None = None,
+        replies: dict[str, str] | None = None,
+    ) -> None:
+        self.mails: list[Any] = []
+        self.logins: list[str] = []
+        self.replies = replies or {}
+        self._login = login
+        options: dict[str, Any] = {"tls_context": tls, "require_starttls": True}
+        if security != "starttls":
+            options = {"auth_require_tls": False}
+
+        def protocol() -> SMTP:
+            with warnings.catch_warnings(action="ignore"):  # it knows of no TLS but STARTTLS
+                return SMTP(
+                    self,
+                    hostname="localhost",
+                    authenticator=self._authenticate,
+                    auth_required=login is not None,
+                    loop=self._loop,
+                    **options,
+                )
+
+        self._loop = asyncio.new_event_loop()
+        listening = self._loop.create_server(
+            protocol, "127.0.0.1", 0, ssl=tls if security == "tls" else None
+        )
+        self._server = self._loop.run_until_complete(listening)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop, when those who are connected have gone."""
+        self._server.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+    def _authenticate(self, *given: Any) -> AuthResult:
+        data = given[-1]
+        self.logins.append(data.login.decode())
+        right = (data.login.decode(), data.password.decode()) == self._login
+        return AuthResult(success=right, handled=False)
+
+    async def handle_MAIL(self, *given: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """The sender."""
+        given[2].mail_from = given[3]
+        return self.replies.get("MAIL", "250 OK")
+
+    async def handle_RCPT(self, *given: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """A recipient."""
+        given[2].rcpt_tos.append(given[3])
+        return self.replies.get("RCPT", "250 OK")
+
+    async def handle_DATA(self, *given: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """The message."""
+        if "DATA" not in self.replies:
+            self.mails.append(message_from_bytes(given[2].content, policy=default))
+        return self.replies.get("DATA", "250 OK")
+
+    async def handle_QUIT(self, *_: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """The end."""
+        return self.replies.get("QUIT", "221 Bye")
+
+
+@pytest.fixture
+def post_offices(identity: ssl.SSLContext) -> Iterator[Callable[..., PostOffice]]:
+    """Makes SMTP servers named `localhost`."""
+    opened = []
+
+    def made(**options: Any) -> PostOffice:
+        opened.append(PostOffice(identity, **options))
+        return opened[-1]
+
+    yield made
+    for one in opened:
+        one.close()

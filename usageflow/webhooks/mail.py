@@ -9,7 +9,6 @@ import logging
 import ssl
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
@@ -101,7 +100,7 @@ def send(
         return Unsent(NO_SERVER, final=True)
     try:
         mail = message(letter, letter.server.sender)
-    except (ValueError, MessageError) as error:
+    except ValueError as error:
         return Unsent(f"this cannot be mailed: {error}", final=True, reached=True)
     if (pdf := _attached(letter, attachment)) is not None:
         name, content = pdf
@@ -112,12 +111,14 @@ def send(
 def message(letter: Letter, sender: str) -> EmailMessage:
     """The mail as it is sent, without its PDF; the same Message-ID at every attempt.
 
-    Raises ValueError or MessageError if the recipient or the subject cannot be one.
+    Raises ValueError if the recipient or the subject cannot be one.
     """
+    if not smtp.is_address(letter.recipient):
+        raise ValueError("the recipient is no address")
     mail = EmailMessage()
     name, address = parseaddr(sender)
     mail["From"] = Address(name, addr_spec=address)
-    mail["To"] = Address(addr_spec=letter.recipient)  # one, whatever it looks like
+    mail["To"] = letter.recipient
     mail["Subject"] = letter.subject
     mail["Date"] = format_datetime(letter.at)
     key = f"{letter.organization_id}.{letter.mail_id or letter.lease}"

@@ -34,7 +34,8 @@ Security = Literal["starttls", "tls", "none"]
 _PERMANENT: Final = 500
 """Replies from here on say that the same would fail again (RFC 5321, section 4.2.1)."""
 _HOST: Final = re.compile(r"[A-Za-z0-9._:-]{1,253}")
-_ADDRESS: Final = re.compile(r"[!-?A-~]+@[!-?A-~]+")
+_ADDRESS: Final = re.compile(r'[^\s@,:;<>()\[\]"\\]+@[^\s@,:;<>()\[\]"\\]+')
+"""Without quotes and comments, which mail servers permit and hardly anybody has."""
 
 
 class Server(NamedTuple):
@@ -176,6 +177,11 @@ def send(
     return None
 
 
+def is_address(text: str) -> bool:
+    """Whether it is one address to mail to, and nothing beside it."""
+    return text.isprintable() and _ADDRESS.fullmatch(text) is not None
+
+
 def domain(sender: str) -> str:
     """The domain of the address that mail comes from."""
     return parseaddr(sender)[1].rpartition("@")[2]
@@ -208,7 +214,8 @@ def _refused(
 ) -> Refused | None:
     if not _HOST.fullmatch(host):
         return Refused("invalid", "must be the name or address of a server", "host")
-    if not _ADDRESS.fullmatch(parseaddr(sender)[1]) or not sender.isprintable():
+    visible = sender.isascii() and sender.isprintable()
+    if not visible or "," in sender or not is_address(parseaddr(sender)[1]):
         return Refused(
             "invalid", "must be an address, such as Acme <billing@acme.example>", "sender"
         )
