@@ -13,7 +13,7 @@ from fastapi import Path, Query, Response
 from pydantic import Field
 
 from usageflow.api.access import Access, RestDep, needs
-from usageflow.api.exact_json import Body, Exact, Id, Key, Name, Prose, answer
+from usageflow.api.exact_json import Answer, Body, Exact, Id, Key, Name, Prose, answer
 from usageflow.api.paging import Listed, PageDep, listed
 from usageflow.api.patches import Patch, left_out
 from usageflow.api.plan_terms import (
@@ -95,14 +95,19 @@ class PlanPatch(Patch):
     payment: Payment = left_out()
 
 
-class PlanOut(TermsOut):
-    """A plan, in its newest version."""
+class PlanHead(Answer):
+    """What a plan is called."""
 
     id: str
     name: str
     lookup_id: str
     description: str
     is_active: bool
+
+
+class PlanOut(TermsOut, PlanHead):
+    """A plan, in its newest version."""
+
     updated_at: datetime
 
 
