@@ -112,12 +112,13 @@ def push(
     database: DatabaseOption = None,
 ) -> None:
     """Make a policy file the server's policies; edges follow."""
-    from usageflow.catalog.policies import publish
+    from usageflow.billing.publishing import publish
+    from usageflow.catalog.audit import CLI
 
     published = sound_file(file)
     with scope(database, organization, new=True) as found, found.db.transaction() as tx:
         policies = [policy for policy, _ in published.policies]
-        done = publish(tx, found.organization_id, policies, published.metrics)
+        done = publish(tx, found.organization_id, policies, published.metrics, actor=CLI)
     for what in ("added", "changed", "removed", "unchanged"):
         for name in getattr(done, what):
             print(f"{what} policy {name}")

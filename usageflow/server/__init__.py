@@ -18,9 +18,11 @@ from usageflow._types import ASGIApp
 from usageflow.addresses import bound_socket
 from usageflow.api import create_api
 from usageflow.api.signup import PATH as SIGNUP_PATH
+from usageflow.billing.publishing import publish
+from usageflow.catalog.audit import SYSTEM
 from usageflow.catalog.members import open_signup
 from usageflow.catalog.organizations import default_organization
-from usageflow.catalog.policies import current, publish
+from usageflow.catalog.policies import current
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import ConfigurationError
@@ -94,7 +96,7 @@ class Server:
                 recover(tx)  # the only server of this file: whoever held a lease is gone
             if self._policies is not None:
                 policies = [policy for policy, _ in self._policies.policies]
-                publish(tx, organization_id, policies, self._policies.metrics)
+                publish(tx, organization_id, policies, self._policies.metrics, actor=SYSTEM)
             in_use = len(current(tx, organization_id).items)
             self.signup_token = open_signup(tx, organization_id)
         logger.info("database %s, %d policies", db.name, in_use)

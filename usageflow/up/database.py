@@ -5,7 +5,9 @@ Each opens the database for itself: it happens at the start, at the end and when
 
 from contextlib import closing
 
-from usageflow.catalog import keys, policies
+from usageflow.billing import publishing
+from usageflow.catalog import keys
+from usageflow.catalog.audit import SYSTEM
 from usageflow.catalog.organizations import default_organization
 from usageflow.catalog.policies import Published
 from usageflow.db.session import Database, Tx
@@ -30,7 +32,8 @@ def publish(url: str, file: PolicyFile) -> Published:
     """Make these the policies that edges get."""
     with closing(Database.open(url, create=False)) as db, db.transaction() as tx:
         written = [policy for policy, _ in file.policies]
-        return policies.publish(tx, default_organization(tx), written, file.metrics)
+        organization_id = default_organization(tx)
+        return publishing.publish(tx, organization_id, written, file.metrics, actor=SYSTEM)
 
 
 def _revoke(tx: Tx, organization_id: str, name: str) -> None:
