@@ -105,7 +105,7 @@ def credit_note(**changes: Any) -> CreditNoteRow:
         "currency": "USD",
         "amount": 2_000,
         "reason": "agreed",
-        "lines": "[]",
+        "lines": '[{"description":"agreed","amount":2000}]',
         "created_by": "ann",
         "created_at": ISSUED,
     }
@@ -277,7 +277,7 @@ def test_amounts_have_the_digits_of_the_currency(currency: str, amount: str, pri
 
 
 def test_a_credit_note_names_its_invoice(database: Database, organization_id: str) -> None:
-    """And what is given back, as a whole or by its lines."""
+    """And what is given back, line by line."""
     with database.transaction() as tx:
         lines = '[{"description":"Outage","amount":1500},{"description":"Typo","amount":500}]'
         ours = {"organization_id": organization_id, "id": "cn_2", "number": "CN-2025-0002"}

@@ -13,6 +13,8 @@ import msgspec
 from sqlmodel import col, select
 
 from usageflow.billing import display, parties, typesetting
+from usageflow.billing.credit_notes import CreditLine
+from usageflow.billing.invoices import amount_due
 from usageflow.billing.parties import Party
 from usageflow.billing.pricing import figure
 from usageflow.billing.typesetting import Entry, Sheet, Total, Who
@@ -31,13 +33,6 @@ class _Step(msgspec.Struct, frozen=True):
     """Of a step of pricing, what a person reads."""
 
     text: str
-
-
-class _CreditLine(msgspec.Struct, frozen=True):
-    """A line of a credit note; `amount` in minor units."""
-
-    description: str
-    amount: int
 
 
 def invoice_pdf(tx: Tx, organization_id: str, invoice_id: str) -> tuple[str, bytes] | Refused:
@@ -99,9 +94,7 @@ def credit_note_sheet(tx: Tx, organization_id: str, credit_note_id: str) -> Shee
         return Refused("not_found", f"there is no credit note {credit_note_id[:50]!r}")
     invoice = tx.session.get_one(InvoiceRow, row.invoice_id)
     issuer, payer = _parties(tx, invoice)
-    lines = msgspec.json.decode(row.lines, type=list[_CreditLine]) or [
-        _CreditLine(row.reason, row.amount)
-    ]
+    lines = msgspec.json.decode(row.lines, type=list[CreditLine])
     return Sheet(
         kind="Credit note",
         number=row.number,
@@ -162,16 +155,12 @@ def _entry(row: InvoiceRow, line: InvoiceLineRow, zone: str) -> Entry:
     return Entry(
         description=line.description,
         details=tuple(_details(row, line, zone)),
-        quantity="" if line.quantity is None else _quantity(line.quantity, line.unit),
+        quantity="" if line.quantity is None else quantity(line.quantity, line.unit),
         unit_price=(
             "" if line.unit_price is None else display.price(line.unit_price, row.currency)
         ),
         amount=display.amount(line.amount, row.currency),
     )
-
-
-def _quantity(quantity: Decimal, unit: str) -> str:
-    return f"{figure(quantity)} {unit}".rstrip()
 
 
 def _details(row: InvoiceRow, line: InvoiceLineRow, zone: str) -> Iterator[str]:
@@ -208,9 +197,14 @@ def _totals(row: InvoiceRow) -> Iterator[Total]:
         yield Total("Amount due", display.money(due(row), currency), strong=True)
 
 
+def quantity(value: Decimal, unit: str) -> str:
+    """How much, and of what: 12,000 calls."""
+    return f"{figure(value)} {unit}".rstrip()
+
+
 def due(row: InvoiceRow) -> int:
     """What is still to be paid of an issued invoice, in minor units; nothing of a void one."""
-    return 0 if row.state == "VOID" else row.total - row.amount_paid - row.amount_credited
+    return 0 if row.state == "VOID" else amount_due(row)
 
 
 def _notes(row: InvoiceRow, issuer: Party) -> Iterator[str]:

@@ -3,25 +3,24 @@
 What stands in them is `billing.documents`'s and `billing.statements`'s.
 """
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 from fastapi import Depends, Query, Response
-from fastapi.responses import StreamingResponse
 
 from usageflow.api.access import Access, RestDep, needs
 from usageflow.api.exact_json import Id, Instant
+from usageflow.api.files import PDF, pdf_file, statement_file
 from usageflow.api.rest import refusal, v1_router
-from usageflow.billing import documents, statements, typesetting
-from usageflow.billing.statement_files import MEDIA_TYPES, Format, written
-from usageflow.billing.statements import Detail, Statement
-from usageflow.billing.typesetting import Sheet
+from usageflow.billing import documents, statements
+from usageflow.billing.statement_files import MEDIA_TYPES, Format
+from usageflow.billing.statements import Detail
 from usageflow.catalog.refusals import Refused
 from usageflow.periods import Period
 
 router = v1_router("documents")
 
-PDF: Final = "application/pdf"
+Document = TypeVar("Document")
+
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
 _FILES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The document", "content": {PDF: _BINARY}}
@@ -55,30 +54,24 @@ CanReadInvoices = Annotated[Access, needs("invoices.read")]
 CanReadUsage = Annotated[Access, needs("usage.read")]
 
 
-class FileResponse(Response):
-    """An answer that says its type itself; without this OpenAPI would promise JSON."""
-
-    media_type = None
-
-
-@router.get("/invoices/{invoice_id}/pdf", response_class=FileResponse, responses=_FILES)
+@router.get("/invoices/{invoice_id}/pdf", response_class=Response, responses=_FILES)
 def invoice_pdf(invoice_id: Id, access: CanReadInvoices, rest: RestDep) -> Response:
     """An invoice as PDF, in whichever state."""
     with rest.db.reading() as tx:
         sheet = documents.invoice_sheet(tx, access.organization_id, invoice_id)
-    return _pdf(sheet)
+    return pdf_file(_found(sheet))
 
 
-@router.get("/credit-notes/{credit_note_id}/pdf", response_class=FileResponse, responses=_FILES)
+@router.get("/credit-notes/{credit_note_id}/pdf", response_class=Response, responses=_FILES)
 def credit_note_pdf(credit_note_id: Id, access: CanReadInvoices, rest: RestDep) -> Response:
     """A credit note as PDF."""
     with rest.db.reading() as tx:
         sheet = documents.credit_note_sheet(tx, access.organization_id, credit_note_id)
-    return _pdf(sheet)
+    return pdf_file(_found(sheet))
 
 
 @router.get(
-    "/invoices/{invoice_id}/usage-statement", response_class=FileResponse, responses=_STATEMENTS
+    "/invoices/{invoice_id}/usage-statement", response_class=Response, responses=_STATEMENTS
 )
 def invoice_usage_statement(
     invoice_id: Id, form: FormDep, access: CanReadUsage, rest: RestDep
@@ -86,11 +79,11 @@ def invoice_usage_statement(
     """The usage that an invoice bills, as it was when the invoice was computed."""
     with rest.db.reading() as tx:
         statement = statements.of_invoice(tx, access.organization_id, invoice_id)
-    return _statement(rest, statement, form)
+    return statement_file(rest.db, _found(statement), *form)
 
 
 @router.get(
-    "/customers/{customer_id}/usage-statement", response_class=FileResponse, responses=_STATEMENTS
+    "/customers/{customer_id}/usage-statement", response_class=Response, responses=_STATEMENTS
 )
 def customer_usage_statement(
     customer_id: Id, interval: IntervalDep, form: FormDep, access: CanReadUsage, rest: RestDep
@@ -98,32 +91,10 @@ def customer_usage_statement(
     """All that a customer used from `start` up to `end`."""
     with rest.db.reading() as tx:
         statement = statements.of_customer(tx, access.organization_id, customer_id, *interval)
-    return _statement(rest, statement, form)
+    return statement_file(rest.db, _found(statement), *form)
 
 
-def file_headers(name: str) -> dict[str, str]:
-    """Of a file to be saved, which nobody between us and the reader may keep.
-
-    `name` is one of ours: digits, letters, dots and hyphens.
-    """
-    return {
-        "content-disposition": f'attachment; filename="{name}"',
-        "cache-control": "no-store",
-        "x-content-type-options": "nosniff",
-    }
-
-
-def _pdf(sheet: Sheet | Refused) -> Response:
-    if isinstance(sheet, Refused):
-        refusal(sheet)
-    headers = file_headers(documents.file_name(sheet))
-    return Response(typesetting.pdf(sheet), media_type=PDF, headers=headers)
-
-
-def _statement(rest: RestDep, statement: Statement | Refused, form: Form) -> Response:
-    if isinstance(statement, Refused):
-        refusal(statement)
-    rows = statements.rows(rest.db, statement, form.detail)
-    pieces: Iterable[bytes] = written(rows, form.format, form.detail)
-    headers = file_headers(f"{statement.name}.{form.format}")
-    return StreamingResponse(pieces, media_type=MEDIA_TYPES[form.format], headers=headers)
+def _found(found: Document | Refused) -> Document:
+    if isinstance(found, Refused):
+        refusal(found)
+    return found
