@@ -30,7 +30,7 @@ def policy(**changes: Any) -> Policy:
 
 
 def test_a_change_is_noted_once(shop: "Shop") -> None:
-    """Who made which policies the ones in use stands in the audit log; no change leaves no entry."""
+    """Who made these the policies in use stands in the audit log; no change, no entry."""
     for _ in range(2):
         with shop.tx() as tx:
             publish(tx, shop.organization_id, [policy()], actor="ada@example.com")
