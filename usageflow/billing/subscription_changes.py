@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from usageflow.billing import guard, turnover
 from usageflow.billing.subscription_states import BILLED, Trigger, advance, refusal
-from usageflow.billing.subscriptions import locked, note, offered, standing, taken
+from usageflow.billing.subscriptions import locked, note, offered, standing, taken, unknown
 from usageflow.billing.turnover import Close, terms_of
 from usageflow.catalog import plans, turns
 from usageflow.catalog.audit import Actor
@@ -160,7 +160,7 @@ def _at_hand(
     """The subscription for us alone, its turns taken; refused if it cannot take this step."""
     subscription = locked(tx, organization_id, subscription_id)
     if subscription is None:
-        return Refused("not_found", f"there is no subscription {subscription_id!r}")
+        return unknown(subscription_id)
     turnover.catch_up(tx, subscription, close)
     return (None if trigger is None else refusal(subscription, trigger)) or subscription
 

@@ -3,9 +3,11 @@
 What is due on one is `turnover`'s, what a person wishes of it later `subscription_changes`'s.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from sqlalchemy import select as sql_select
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -18,6 +20,7 @@ from usageflow.catalog.listings import paged
 from usageflow.catalog.refusals import Refused
 from usageflow.db import outbox
 from usageflow.db.billing_tables import PlanRow, SubscriptionRow
+from usageflow.db.columns import table
 from usageflow.db.ids import new_id
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow
@@ -31,6 +34,15 @@ PERIODS_AT_ONCE_MAX: Final = 1_000
 """Periods that a start in the past leaves to be closed at once, with an invoice for each."""
 TRIAL_MAX: Final = timedelta(days=TRIAL_DAYS_MAX)
 """The longest trial, given by its end."""
+
+
+class Described(NamedTuple):
+    """A subscription, with what people call its customer and its plan, and its terms."""
+
+    row: SubscriptionRow
+    customer: str
+    plan: str
+    terms: Terms
 
 
 def create(
@@ -135,6 +147,25 @@ def of_customer(tx: Tx, organization_id: str, customer_id: str) -> list[Subscrip
     )
 
 
+def described(tx: Tx, organization_id: str, rows: Sequence[SubscriptionRow]) -> list[Described]:
+    """Subscriptions as people know them, in the same order."""
+    customer, plan, ids = table(CustomerRow).c, table(PlanRow).c, [row.id for row in rows]
+    subscription = table(SubscriptionRow)
+    found = tx.session.execute(
+        sql_select(subscription.c.id, customer.external_id, plan.name)
+        .join_from(subscription, table(CustomerRow), customer.id == subscription.c.customer_id)
+        .join(table(PlanRow), plan.id == subscription.c.plan_id)
+        .where(subscription.c.organization_id == organization_id, subscription.c.id.in_(ids))
+    )
+    names = {subscription_id: (external_id, name) for subscription_id, external_id, name in found}
+    versions = [(row.plan_id, row.plan_version) for row in rows]
+    terms = plans.terms_of_many(tx, versions)
+    return [
+        Described(row, *names[row.id], terms[version])
+        for row, version in zip(rows, versions, strict=True)
+    ]
+
+
 def mark_past_due(tx: Tx, subscription: SubscriptionRow) -> bool:
     """An invoice is not paid in time. False if that means nothing in the subscription's state."""
     return _by_system(tx, subscription, "fall_behind")
@@ -174,6 +205,11 @@ def taken(
             )
             return Refused("conflict", message, "plan_id")
     return None
+
+
+def unknown(subscription_id: str) -> Refused:
+    """There is no such subscription."""
+    return Refused("not_found", f"there is no subscription {subscription_id}")
 
 
 def note(
@@ -234,7 +270,7 @@ def _payer(tx: Tx, organization_id: str, customer: str | None) -> CustomerRow | 
         return customers.default_customer(tx, organization_id)
     found = customers.find(tx, organization_id, customer)
     if found is None:
-        return Refused("not_found", f"there is no customer {customer!r}", "customer_id")
+        return customers.unknown(customer, "customer_id")
     if found.archived_at is not None:
         message = f"the customer {found.external_id} is archived"
         return Refused("conflict", message, "customer_id")
