@@ -4,8 +4,9 @@ How one comes about is `closing`'s and `manual`'s, its money `payments`' and `cr
 """
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
+from sqlalchemy import ColumnElement, and_, or_, tuple_
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -19,6 +20,9 @@ from usageflow.catalog.refusals import Refused
 from usageflow.db.billing_tables import InvoiceRow
 from usageflow.db.session import Tx
 
+Outcome: TypeAlias = Literal["PENDING", "PAID", "FAILED"]
+"""What a customer sees of an issued invoice."""
+
 _STANDING: Final = {
     *("state", "number", "currency", "subtotal", "tax", "total", "amount_paid", "amount_credited")
 }
@@ -26,15 +30,12 @@ _STANDING: Final = {
 
 def find(tx: Tx, organization_id: str, invoice_id: str) -> InvoiceRow | None:
     """An invoice by its id, or by its number."""
-    found = tx.session.exec(_of(organization_id).where(col(InvoiceRow.id) == invoice_id)).first()
-    if found is not None:
-        return found
-    return tx.session.exec(_of(organization_id).where(col(InvoiceRow.number) == invoice_id)).first()
+    return tx.session.exec(_one(organization_id, invoice_id)).one_or_none()
 
 
 def locked(tx: Tx, organization_id: str, invoice_id: str) -> InvoiceRow | None:
-    """An invoice, by its id, that nobody else changes until this transaction ends."""
-    statement = _of(organization_id).where(col(InvoiceRow.id) == invoice_id).with_for_update()
+    """An invoice, as `find`, that nobody else changes until this transaction ends."""
+    statement = _one(organization_id, invoice_id).with_for_update()
     fresh = {"populate_existing": True}
     return tx.session.exec(statement, execution_options=fresh).one_or_none()
 
@@ -79,8 +80,43 @@ def listing(
     return paged(tx, statement.order_by(*newest_first), offset=offset, limit=limit)
 
 
+def issued(
+    tx: Tx,
+    organization_id: str,
+    *,
+    customer_id: str | None = None,
+    outcome: Outcome | None = None,
+    after: InvoiceRow | None = None,
+    limit: int,
+) -> list[InvoiceRow]:
+    """Issued invoices that are not void, newest first; of one outcome, and made before `after`."""
+    statement = _of(organization_id).where(
+        col(InvoiceRow.collect) == "local",
+        col(InvoiceRow.state).in_(("OPEN", "PAID", "UNCOLLECTIBLE")),
+    )
+    if customer_id is not None:
+        statement = statement.where(col(InvoiceRow.customer_id) == customer_id)
+    if outcome is not None:
+        statement = statement.where(_has(outcome))
+    if after is not None:
+        made = tuple_(col(InvoiceRow.created_at), col(InvoiceRow.id))
+        statement = statement.where(made < tuple_(after.created_at, after.id))
+    newest_first = (col(InvoiceRow.created_at).desc(), col(InvoiceRow.id).desc())
+    return list(tx.session.exec(statement.order_by(*newest_first).limit(limit)))
+
+
+def outcome(invoice: InvoiceRow) -> Outcome:
+    """How an issued invoice stands: to be paid, paid, or failed, by a payment or for good."""
+    if invoice.state == "PAID":
+        return "PAID"
+    failed = invoice.state == "UNCOLLECTIBLE" or invoice.payment_failures
+    return "FAILED" if failed else "PENDING"
+
+
 def amount_due(invoice: InvoiceRow) -> int:
-    """What is still to be paid, in minor units."""
+    """What is still to be paid, in minor units; of a draft, what would be."""
+    if invoice.state in ("PAID", "VOID"):
+        return 0
     return max(0, invoice.total - invoice.amount_paid - invoice.amount_credited)
 
 
@@ -175,6 +211,21 @@ def _end(
         dunning.mind(tx, organization_id, invoice.subscription_id)
     note(tx, invoice, to.lower(), before, actor, text=text)
     return invoice
+
+
+def _has(outcome: Outcome) -> ColumnElement[bool]:
+    """As `outcome` says."""
+    state, failures = col(InvoiceRow.state), col(InvoiceRow.payment_failures)
+    if outcome == "PAID":
+        return state == "PAID"
+    if outcome == "PENDING":
+        return and_(state == "OPEN", failures == 0)
+    return or_(state == "UNCOLLECTIBLE", and_(state == "OPEN", failures > 0))
+
+
+def _one(organization_id: str, invoice_id: str) -> SelectOfScalar[InvoiceRow]:
+    named = or_(col(InvoiceRow.id) == invoice_id, col(InvoiceRow.number) == invoice_id)
+    return _of(organization_id).where(named)
 
 
 def _of(organization_id: str) -> SelectOfScalar[InvoiceRow]:

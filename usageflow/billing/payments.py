@@ -93,7 +93,7 @@ def _by_hand(
     outbox.tell_payment(
         tx,
         organization_id,
-        invoice_id,
+        invoice.id,
         kind,
         source=BY_HAND,
         reference=reference,

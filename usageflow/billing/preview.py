@@ -14,7 +14,7 @@ from usageflow.billing.subscription_states import BILLED
 from usageflow.billing.turnover import terms_of
 from usageflow.catalog import plans
 from usageflow.catalog.refusals import Refused
-from usageflow.db.billing_tables import PlanRow, SubscriptionRow
+from usageflow.db.billing_tables import PlanRow
 from usageflow.db.session import Tx
 
 
@@ -27,6 +27,8 @@ class Preview(NamedTuple):
     plan_id: str
     plan_version: int
     lines: list[InvoiceLine]
+    units: dict[str, str]
+    """What each metric counts."""
     sums: Sums
 
 
@@ -34,15 +36,12 @@ def running(tx: Tx, organization_id: str, subscription_id: str) -> Preview | Ref
     """What `invoices.generate` would bill now; nothing in a trial or a pause."""
     subscription = subscriptions.find(tx, organization_id, subscription_id)
     if subscription is None:
-        return Refused("not_found", f"there is no subscription {subscription_id}")
-    end = min(tx.now, subscription.period_end)
-    if subscription.state not in (*BILLED, "CANCELLED") or end <= subscription.period_start:
-        return _of(tx, subscription, subscription.period_end, [])
-    terms = terms_of(tx, subscription)
-    bill = Prices(tx, organization_id).bill(
-        closing.wanted(subscription, terms, end=end, kind="interim")
-    )
-    return _of(tx, subscription, end, bill.lines)
+        return subscriptions.unknown(subscription_id)
+    terms, end = terms_of(tx, subscription), min(tx.now, subscription.period_end)
+    wanted = closing.wanted(subscription, terms, end=end, kind="interim")
+    prices = Prices(tx, organization_id)
+    bills = subscription.state in (*BILLED, "CANCELLED") and end > subscription.period_start
+    return _of(prices, wanted.segment, prices.bill(wanted).lines if bills else [])
 
 
 def what_if(
@@ -72,22 +71,19 @@ def what_if(
         share=Fraction(1),
     )
     prices = Prices(tx, organization_id)
-    lines = period_lines(segment, prices.usage(segment), {})
-    percent = prices.tax_percent(prices.customer(customer_id))
-    came_to = sums(lines, percent, terms.currency)
-    return Preview(terms.currency, start, end, plan.id, number, lines, came_to)
+    return _of(prices, segment, period_lines(segment, prices.usage(segment), {}))
 
 
-def _of(tx: Tx, subscription: SubscriptionRow, end: datetime, lines: list[InvoiceLine]) -> Preview:
-    prices = Prices(tx, subscription.organization_id)
-    percent = prices.tax_percent(prices.customer(subscription.customer_id))
-    currency = terms_of(tx, subscription).currency
+def _of(prices: Prices, segment: Segment, lines: list[InvoiceLine]) -> Preview:
+    percent = prices.tax_percent(prices.customer(segment.customer_id))
+    currency = segment.terms.currency
     return Preview(
         currency=currency,
-        period_start=subscription.period_start,
-        period_end=end,
-        plan_id=subscription.plan_id,
-        plan_version=subscription.plan_version,
+        period_start=segment.start,
+        period_end=segment.end,
+        plan_id=segment.plan_id,
+        plan_version=segment.plan_version,
         lines=lines,
+        units={line.metric: prices.unit(line.metric) for line in lines if line.metric is not None},
         sums=sums(lines, percent, currency),
     )
