@@ -144,6 +144,9 @@ def test_a_subscription_uses_its_plans_and_its_customer(tx: Tx, organization_id:
     subscription, invoice = "the subscription sub_1 is for it", "the invoice inv_1 bills it"
     assert told == [subscription, subscription, invoice, None]
     assert uses.of_customer(tx, organization_id, "cus") == "the subscription sub_1 is not cancelled"
+    refused = plans.delete(tx, organization_id, "p0", actor=ANN)
+    assert refused is not None
+    assert (refused.code, subscription in refused.message) == ("conflict", True)
     row.state = "CANCELLED"
     tx.session.flush()
     assert uses.of_customer(tx, organization_id, "cus") is None
