@@ -105,7 +105,7 @@ def page(tx: Tx, visitor: Visitor) -> PortalPage:
             for row in subscriptions.of_customer(tx, organization_id, visitor.customer_id)
         ),
         invoices=tuple(
-            _issued(row, lines.get(row.id, ()), tx.now, issuer.time_zone) for row in shown
+            issued(row, lines.get(row.id, ()), tx.now, issuer.time_zone) for row in shown
         ),
         more=len(rows) > len(shown),
     )
@@ -177,7 +177,8 @@ def _units(tx: Tx, organization_id: str) -> dict[str, str]:
     return dict(rows.all())
 
 
-def _issued(row: InvoiceRow, lines: tuple[Line, ...], now: datetime, zone: str) -> Issued:
+def issued(row: InvoiceRow, lines: tuple[Line, ...], now: datetime, zone: str) -> Issued:
+    """An invoice as it is shown. Pure."""
     period = ""
     if row.period_start is not None and row.period_end is not None:
         period = display.span(row.period_start, row.period_end, zone)
