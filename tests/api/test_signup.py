@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from starlette.datastructures import Headers
 
-from usageflow.api.signup import ATTEMPTS_MAX, ATTEMPTS_S, BODY_BYTES_MAX, Attempts, foreign
+from usageflow.api.signup import ATTEMPTS_MAX, BODY_BYTES_MAX, foreign
 from usageflow.api.signup import problems_of as problems
 from usageflow.catalog.keys import Caller, authenticate
 from usageflow.catalog.members import open_signup
@@ -261,22 +261,6 @@ def test_who_guesses_has_to_wait(api: httpx.Client, database: Database, token: s
     assert members(database) == []
     assert api.get("/signup", params={"token": token}).status_code == 200
     assert send(api, token).status_code == 200
-
-
-def test_attempts_are_forgotten() -> None:
-    """After a minute, or when too many addresses were seen; each address has its own."""
-    attempts = Attempts()
-    for _ in range(ATTEMPTS_MAX):
-        assert not attempts.exhausted("a", 100.0)
-        attempts.failed("a")
-    assert attempts.exhausted("a", 100.0)
-    assert not attempts.exhausted("b", 100.0)
-    assert attempts.exhausted("a", 100.0 + ATTEMPTS_S - 1)
-    assert not attempts.exhausted("a", 100.0 + ATTEMPTS_S)
-    for number in range(2_000):
-        attempts.failed(str(number))
-        attempts.exhausted(str(number), 170.0)
-    assert len(attempts._counts) <= 1_001
 
 
 def test_two_who_send_at_the_same_moment(

@@ -5,6 +5,7 @@ from threading import Barrier, Thread
 import pytest
 
 from usageflow.catalog import founding, members, organizations, people
+from usageflow.catalog.audit import Actor
 from usageflow.catalog.founding import CLOSED, short_name
 from usageflow.catalog.members import KNOWN_ADDRESS
 from usageflow.catalog.refusals import Refused
@@ -18,7 +19,7 @@ def signed_up(
     """Somebody signs up."""
     with database.transaction() as tx:
         return founding.sign_up(
-            tx, signup, email=email, password_hash="$x$", organization_name=name
+            tx, signup, actor=Actor(email), password_hash="$x$", organization_name=name
         )
 
 

@@ -3,13 +3,14 @@
 import pytest
 from sqlmodel import select
 
-from usageflow.catalog.audit import CLI
+from usageflow.catalog.audit import CLI, Actor
 from usageflow.catalog.organizations import (
     NAMED_MAX,
     create,
     default_organization,
     listing,
     organization,
+    rename,
     required,
 )
 from usageflow.db.session import Database
@@ -78,3 +79,19 @@ def test_an_unknown_one_is_answered_with_those_there_are(database: Database) -> 
         create(tx, "p", actor=CLI)
         with pytest.raises(ConfigurationError, match=r"o9 and 1 more$"):
             required(tx, "x")
+
+
+def test_people_may_call_it_something_else(database: Database) -> None:
+    """Commands find it as before; only a change is noted."""
+    with database.transaction() as tx:
+        made = create(tx, "acme", display_name="Acme", actor=CLI)
+        for _ in range(2):
+            rename(tx, made, "Acme & Söhne", actor=Actor("ada@example.com"))
+        assert required(tx, "acme") == made
+        assert [row.display_name for row in listing(tx)] == ["Acme & Söhne"]
+        _, noted = tx.session.exec(select(AuditRow)).all()
+        assert (noted.action, noted.actor) == ("organization.rename", "ada@example.com")
+        assert (noted.before, noted.after) == (
+            '{"display_name":"Acme"}',
+            '{"display_name":"Acme & Söhne"}',
+        )

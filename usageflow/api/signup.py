@@ -5,7 +5,6 @@ form without knowing it. Who may do what afterwards is not decided here.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
@@ -16,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from usageflow.api.attempts import Attempts
 from usageflow.api.signup_page import STYLE_SOURCE, done_page, form_page, message_page
 from usageflow.catalog import members
 from usageflow.catalog.passwords import hashed, password_problem
@@ -32,8 +32,6 @@ ATTEMPTS_MAX: Final = 20
 """Links that do not work, from one address in one ATTEMPTS_S. A token cannot be guessed; this
 keeps who tries from keeping the database busy."""
 ATTEMPTS_S: Final = 60.0
-ADDRESSES_MAX: Final = 1_000
-"""Addresses whose attempts are remembered; beyond it they are counted anew."""
 
 _HEADERS: Final = {
     "cache-control": "no-store",
@@ -46,32 +44,13 @@ _HEADERS: Final = {
 }
 
 
-class Attempts:
-    """How often each address tried in vain lately. `now` is seconds of a steady clock."""
-
-    def __init__(self) -> None:
-        self._since_s = 0.0
-        self._counts: Counter[str] = Counter()
-
-    def exhausted(self, address: str, now: float) -> bool:
-        """Whether this address has to wait."""
-        if now - self._since_s >= ATTEMPTS_S or len(self._counts) > ADDRESSES_MAX:
-            self._since_s = now
-            self._counts.clear()
-        return self._counts[address] >= ATTEMPTS_MAX
-
-    def failed(self, address: str) -> None:
-        """Count an attempt in vain."""
-        self._counts[address] += 1
-
-
 class SignupPages:
     """`/signup` over one database."""
 
     def __init__(self, db: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._db = db
         self._clock = clock
-        self._attempts = Attempts()
+        self._attempts = Attempts(ATTEMPTS_MAX, ATTEMPTS_S)
 
     def routes(self) -> list[Route]:
         """The page with its path."""

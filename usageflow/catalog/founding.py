@@ -31,12 +31,11 @@ def sign_up(
     tx: Tx,
     signup: Signup,
     *,
-    email: str,
+    actor: Actor,
     password_hash: str,
     organization_name: str,
-    request_id: str | None = None,
 ) -> tuple[str, str] | Refused:
-    """The ids of a new person and of the organization they own.
+    """The ids of a new person, whose address is the actor's name, and of the organization they own.
 
     `first`: of several at the same moment one is. `open`: the organization is a new one, so that
     no stranger gets the one that the operator's commands work on.
@@ -44,10 +43,9 @@ def sign_up(
     organization_id = _unowned(tx) if signup == "first" else None
     if organization_id is None and signup != "open":
         return CLOSED
-    person_id = people.create(tx, email, password_hash)
+    person_id = people.create(tx, actor.name, password_hash)
     if person_id is None:
         return KNOWN_ADDRESS
-    actor = Actor(people.normalised(email), request_id)
     if organization_id is None:
         organization_id = _founded(tx, organization_name, actor)
     members.own(tx, organization_id, person_id, organization_name=organization_name, actor=actor)

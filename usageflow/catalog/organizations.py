@@ -67,6 +67,22 @@ def create(tx: Tx, name: str, *, display_name: str | None = None, actor: Actor |
     return made
 
 
+def rename(tx: Tx, organization_id: str, display_name: str, *, actor: Actor) -> None:
+    """Change what its people call an organization; what commands call it by stays."""
+    row = tx.session.get_one(OrganizationRow, organization_id)
+    before, row.display_name = row.display_name, display_name
+    if before != display_name:
+        audit.record(
+            tx,
+            organization_id,
+            actor=actor,
+            action="organization.rename",
+            subject=organization_id,
+            before={"display_name": before},
+            after={"display_name": display_name},
+        )
+
+
 def listing(tx: Tx) -> Sequence[OrganizationRow]:
     """Every organization, oldest first."""
     return tx.session.exec(
