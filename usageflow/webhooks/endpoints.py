@@ -16,6 +16,7 @@ from usageflow.catalog import audit
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.refusals import Refused
 from usageflow.catalog.secrets import Keyring, Place
+from usageflow.catalog.turns import take_turn
 from usageflow.db.columns import table
 from usageflow.db.ids import new_id
 from usageflow.db.outbox import EventType, emit
@@ -50,6 +51,7 @@ def create(
     """
     if (refused := _refused(url, types)) is not None:
         return refused
+    take_turn(tx, organization_id)
     if _count(tx, organization_id) >= ENDPOINTS_MAX:
         return Refused("conflict", f"there are {ENDPOINTS_MAX} endpoints already; delete one")
     row = WebhookEndpointRow(

@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from typing import Final, NamedTuple, TypeAlias
 
-from sqlalchemy import or_, update
+from sqlalchemy import func, or_, update
 from sqlmodel import col, select
 
 from usageflow.catalog.secrets import Keyring
@@ -47,6 +47,20 @@ class Letter(NamedTuple):
     text: str
     invoice_id: str | None
     server: Server | None
+
+
+def listing(
+    tx: Tx, organization_id: str, *, state: str | None = None, offset: int, limit: int
+) -> tuple[list[MailRow], int]:
+    """Mail, the newest first, and how much there is in all."""
+    wanted = [col(MailRow.organization_id) == organization_id]
+    if state is not None:
+        wanted.append(col(MailRow.state) == state)
+    rows = tx.session.exec(
+        select(MailRow).where(*wanted).order_by(col(MailRow.id).desc()).offset(offset).limit(limit)
+    )
+    total = tx.session.exec(select(func.count()).select_from(MailRow).where(*wanted))
+    return list(rows), total.one()
 
 
 def claim(tx: Tx, limit: int, *, lease_s: float = LEASE_S) -> list[Letter]:

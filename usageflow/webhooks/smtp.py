@@ -19,6 +19,7 @@ from usageflow.catalog import audit
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.refusals import Refused
 from usageflow.catalog.secrets import Keyring, Place
+from usageflow.catalog.turns import take_turn
 from usageflow.db.ids import new_id
 from usageflow.db.outbox_tables import SmtpRow
 from usageflow.db.session import Tx
@@ -92,6 +93,7 @@ def put(
     But only for the same user, server and security: nobody who may not read it can have it sent
     elsewhere.
     """
+    take_turn(tx, organization_id)
     row = read(tx, organization_id)
     before = None if row is None else told(row)
     if (refused := _refused(host, security, sender, username, password)) is not None:
@@ -132,6 +134,7 @@ def put(
 
 def delete(tx: Tx, organization_id: str, *, actor: Actor) -> bool:
     """Forget the server; False if none was set."""
+    take_turn(tx, organization_id)
     row = read(tx, organization_id)
     if row is None:
         return False
