@@ -19,6 +19,7 @@ from usageflow._version import __version__
 from usageflow.api.access import Door, Rest
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
+from usageflow.api.portal import PortalPages
 from usageflow.api.problems import Problem, json_response
 from usageflow.api.reference import reference_routes
 from usageflow.api.requests import RequestIds
@@ -27,6 +28,7 @@ from usageflow.api.routers import routers
 from usageflow.api.signup import SignupPages
 from usageflow.api.stripe_connect import StripeConnectPages
 from usageflow.api.stripe_webhooks import StripeWebhooks
+from usageflow.api.track import TrackEndpoints
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.errors import DatabaseError
@@ -63,6 +65,8 @@ def create_api(
             *StripeConnectPages(db, settings).routes(),
             *StripeWebhooks(db, settings, on_meters).routes(),
             *MetricsEndpoint(db, settings).routes(),
+            *PortalPages(db, settings).routes(),
+            *TrackEndpoints(db, settings).routes(),
         ],
         exception_handlers={
             ClientDisconnect: _gone,

@@ -13,14 +13,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
+from usageflow.demo import billing
+from usageflow.demo.billing import Bill
 from usageflow.demo.comparison import Row, compare, table
 from usageflow.demo.processes import HOST, Processes, require_free
 from usageflow.demo.traffic import CUSTOMERS, Traffic
@@ -211,6 +215,7 @@ def _say(at: Addresses, directory: Path) -> None:
 
 
 async def _drive(directory: Path, at: Addresses, *, once: bool) -> int:
+    began_at = datetime.now(UTC)
     traffic = Traffic([at.url("app"), at.url("proxy")])
     limits = httpx.Limits(max_connections=32)
     async with httpx.AsyncClient(limits=limits, timeout=30, trust_env=False) as client:
@@ -220,7 +225,8 @@ async def _drive(directory: Path, at: Addresses, *, once: bool) -> int:
         else:
             await _until_interrupted(directory, at, traffic, client)
         rows = await _settled(directory, at, traffic, client)
-    return _verdict(traffic, rows)
+    invoices = await billing.bills(at.url("server"), began_at, _requests(traffic))
+    return _verdict(traffic, rows, invoices)
 
 
 async def _until_interrupted(
@@ -271,8 +277,11 @@ async def _compared(
 
 
 def _ledger_totals(output: str) -> dict[tuple[str, str], Decimal]:
+    """What goes to Stripe; what our own invoices bill is compared with them."""
     totals: dict[tuple[str, str], Decimal] = {}
     for row in json.loads(output, parse_float=Decimal, parse_int=Decimal)["usage"]:
+        if row["metric"] == billing.METRIC:
+            continue
         key = (row["customer"], row["metric"])
         totals[key] = totals.get(key, Decimal(0)) + row["quantity"]
     return totals
@@ -289,12 +298,24 @@ def _stripe_totals(state: dict[str, Any]) -> dict[tuple[str, str], Decimal]:
     }
 
 
-def _verdict(traffic: Traffic, rows: list[Row]) -> int:
+def _requests(traffic: Traffic) -> dict[str, int]:
+    """How many requests of each customer were answered."""
+    counts: Counter[str] = Counter()
+    for (customer, _), number in traffic.sent.items():
+        counts[customer] += number
+    return counts
+
+
+def _verdict(traffic: Traffic, rows: list[Row], invoices: list[Bill]) -> int:
     equal = bool(rows) and all(row.equal for row in rows)
+    right = len(invoices) == len(CUSTOMERS) and all(one.right for one in invoices)
     print(f"\n{table(rows)}\n")
     print(
         f"{traffic.requests} requests sent, {traffic.failures} of them failed at the API and are "
-        f"not billed"
+        f"not billed\n"
     )
+    for one in invoices if not right else invoices[:1]:
+        print(f"{billing.told(one)}\n")
+    print(f"{len(invoices)} invoices, {'each adds up' if right else 'WHICH DO NOT ADD UP'}")
     print("all equal" if equal else "NOT EQUAL", flush=True)
-    return 0 if equal else 1
+    return 0 if equal and right else 1
