@@ -6,7 +6,7 @@ How one comes about is `closing`'s and `manual`'s, its money `payments`' and `cr
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, or_, tuple_
+from sqlalchemy import ColumnElement, and_, or_
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -99,8 +99,9 @@ def issued(
     if outcome is not None:
         statement = statement.where(_has(outcome))
     if after is not None:
-        made = tuple_(col(InvoiceRow.created_at), col(InvoiceRow.id))
-        statement = statement.where(made < tuple_(after.created_at, after.id))
+        made_at, invoice_id = col(InvoiceRow.created_at), col(InvoiceRow.id)
+        then = and_(made_at == after.created_at, invoice_id < after.id)
+        statement = statement.where(or_(made_at < after.created_at, then))
     newest_first = (col(InvoiceRow.created_at).desc(), col(InvoiceRow.id).desc())
     return list(tx.session.exec(statement.order_by(*newest_first).limit(limit)))
 

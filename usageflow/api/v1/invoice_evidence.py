@@ -166,8 +166,8 @@ def read_windows(
         row = _found(tx, access, invoice_id)
         line = _line(tx, row, position)
         found = evidence.windows(tx, row, line, by=group_by)
-    shown = [WindowOut(**window._asdict()) for window in found]
-    return answer(WindowsOut(metric=line.metric, windows=shown))
+        shown = [WindowOut(**window._asdict()) for window in found]
+        return answer(WindowsOut(metric=line.metric, windows=shown))
 
 
 @router.get("/invoices/{invoice_id}/lines/{position}/events", response_model=Listed[EventOut])
@@ -185,7 +185,7 @@ def list_events(
             )
             for event in found
         ]
-    return listed(shown, total, page)
+        return listed(shown, total, page)
 
 
 def _found(tx: Tx, access: Access, invoice_id: str) -> InvoiceRow:
