@@ -2,18 +2,20 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 
-from usageflow.billing import schedules, subscription_changes
+from usageflow.billing import closing, schedules, subscription_changes
+from usageflow.billing.turnover import Close
 from usageflow.catalog import plans
 from usageflow.catalog.charges import Charge, Terms
 from usageflow.catalog.refusals import Refused
-from usageflow.db.billing_tables import SubscriptionRow
+from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
 from usageflow.db.session import Tx
 from usageflow.db.tables import AuditRow
 
@@ -44,10 +46,13 @@ class Record:
 class Desk:
     """Where wishes are uttered about one subscription."""
 
-    def __init__(self, shop: "Shop", subscription: SubscriptionRow) -> None:
+    def __init__(
+        self, shop: "Shop", subscription: SubscriptionRow, close: Close | None = None
+    ) -> None:
         self.shop = shop
         self.subscription = subscription
-        self.close = Record()
+        self.record = Record()
+        self.close = close or self.record
 
     def ask(self, what: str, *details: Any, **more: Any) -> SubscriptionRow | Refused:
         """The subscription as it is then, or why it stays as it is."""
@@ -99,7 +104,7 @@ def test_pausing_closes_the_running_period_and_nothing_is_due(desk: Desk) -> Non
     """Nine and a half days of March are invoiced; then the worker has nothing to do."""
     paused = desk.granted("pause")
     assert (paused.state, paused.due_at, paused.paused_at) == ("PAUSED", None, desk.shop.now)
-    [(_, start, end, share)] = desk.close.closed
+    [(_, start, end, share)] = desk.record.closed
     assert (start, end, share) == (utc(2026, 3, 1), desk.shop.now, Fraction(19, 62))
     assert paused.period_end == desk.shop.now
 
@@ -112,7 +117,7 @@ def test_resuming_begins_a_schedule_anew(desk: Desk) -> None:
     assert (resumed.state, resumed.paused_at) == ("ACTIVE", None)
     assert (resumed.anchor_at, resumed.period_start) == (resumed_at, resumed_at)
     assert resumed.period_end == utc(2026, 5, 24, 12)
-    assert len(desk.close.closed) == 1
+    assert len(desk.record.closed) == 1
 
 
 def test_a_clock_that_was_set_back_bills_nothing_twice(desk: Desk) -> None:
@@ -123,17 +128,30 @@ def test_a_clock_that_was_set_back_bills_nothing_twice(desk: Desk) -> None:
     assert resumed.period_start == paused.period_end
     ended = desk.granted("cancel", at_period_end=False)
     assert ended.state == "CANCELLED"
-    assert len(desk.close.closed) == 1
+    assert len(desk.record.closed) == 1
 
 
 def test_due_turns_are_taken_before_a_wish(desk: Desk) -> None:
     """Two periods that nobody closed are closed in full before the third is paused."""
     desk.shop.now = utc(2026, 5, 11)
     desk.granted("pause")
-    assert [closed[1:] for closed in desk.close.closed] == [
+    assert [closed[1:] for closed in desk.record.closed] == [
         (utc(2026, 3, 1), utc(2026, 4, 1), 1),
         (utc(2026, 4, 1), utc(2026, 5, 1), 1),
         (utc(2026, 5, 1), utc(2026, 5, 11), Fraction(10, 31)),
+    ]
+
+
+def test_a_turn_that_a_worker_put_off_is_taken_before_a_wish(desk: Desk) -> None:
+    """No period is ever closed beyond its end, whenever the worker wants to try again."""
+    desk.shop.now = utc(2026, 4, 2)
+    with desk.shop.tx() as tx:
+        row = tx.session.get_one(SubscriptionRow, desk.subscription.id)
+        row.due_at = desk.shop.now + timedelta(minutes=10)
+    desk.granted("pause")
+    assert [closed[1:3] for closed in desk.record.closed] == [
+        (utc(2026, 3, 1), utc(2026, 4, 1)),
+        (utc(2026, 4, 1), utc(2026, 4, 2)),
     ]
 
 
@@ -142,7 +160,7 @@ def test_cancelling_at_the_end_stays_active_until_then(desk: Desk) -> None:
     cancelled = desk.granted("cancel", at_period_end=True, reason="too dear")
     assert (cancelled.state, cancelled.cancel_at_period_end) == ("ACTIVE", True)
     assert (cancelled.canceled_at, cancelled.cancel_reason) == (desk.shop.now, "too dear")
-    assert desk.close.closed == []
+    assert desk.record.closed == []
     kept = desk.granted("uncancel")
     assert (kept.cancel_at_period_end, kept.canceled_at, kept.cancel_reason) == (False, None, None)
     assert "not about to end" in desk.refused("uncancel")
@@ -152,7 +170,7 @@ def test_cancelling_now_closes_the_period_so_far(desk: Desk) -> None:
     """The final invoice is for the days until now, and nothing is due any more."""
     ended = desk.granted("cancel", at_period_end=False)
     assert (ended.state, ended.ended_at, ended.due_at) == ("CANCELLED", desk.shop.now, None)
-    assert [closed[1:] for closed in desk.close.closed] == [
+    assert [closed[1:] for closed in desk.record.closed] == [
         (utc(2026, 3, 1), desk.shop.now, Fraction(19, 62))
     ]
     for wish in ("pause", "resume", "uncancel", "keep_plan"):
@@ -168,7 +186,7 @@ def test_a_trial_is_cancelled_without_an_invoice(shop: "Shop") -> None:
     desk = Desk(shop, shop.subscribe())
     assert "needs a subscription that is ACTIVE or PAST_DUE" in desk.refused("pause")
     ended = desk.granted("cancel", at_period_end=False)
-    assert (ended.state, ended.period_end, desk.close.closed) == ("CANCELLED", shop.now, [])
+    assert (ended.state, ended.period_end, desk.record.closed) == ("CANCELLED", shop.now, [])
 
 
 def test_a_pause_that_is_cancelled_ends_now(desk: Desk) -> None:
@@ -177,7 +195,7 @@ def test_a_pause_that_is_cancelled_ends_now(desk: Desk) -> None:
     desk.shop.wait(days=3)
     ended = desk.granted("cancel", at_period_end=True)
     assert (ended.state, ended.ended_at) == ("CANCELLED", desk.shop.now)
-    assert len(desk.close.closed) == 1
+    assert len(desk.record.closed) == 1
 
 
 def test_one_that_has_not_begun_ends_without_an_invoice(shop: "Shop") -> None:
@@ -188,7 +206,7 @@ def test_one_that_has_not_begun_ends_without_an_invoice(shop: "Shop") -> None:
     desk.granted("pause")
     assert desk.granted("resume").period_start == utc(2026, 6, 1)
     assert desk.granted("cancel", at_period_end=False).state == "CANCELLED"
-    assert desk.close.closed == []
+    assert desk.record.closed == []
 
 
 def test_a_change_now_bills_both_plans_their_part_of_the_period(desk: Desk) -> None:
@@ -201,10 +219,24 @@ def test_a_change_now_bills_both_plans_their_part_of_the_period(desk: Desk) -> N
     assert (changed.period_end, changed.due_at) == (utc(2026, 4, 1), utc(2026, 4, 1))
     desk.shop.now = utc(2026, 4, 2)
     desk.granted("pause")
-    assert desk.close.closed[:2] == [
+    assert desk.record.closed[:2] == [
         (old, utc(2026, 3, 1), changed_at, Fraction(19, 62)),
         (new.id, changed_at, utc(2026, 4, 1), Fraction(43, 62)),
     ]
+
+
+def test_both_parts_of_a_changed_period_are_invoiced(shop: "Shop") -> None:
+    """19/62 of 30 and 43/62 of 60, each rounded once: 9.19 and 41.61."""
+    shop.plan(base_price=Decimal(30))
+    shop.plan("gold", base_price=Decimal(60))
+    shop.customer()
+    desk = Desk(shop, shop.subscribe(start_at=utc(2026, 3, 1)), closing.close)
+    desk.granted("change_plan", "gold", when="now")
+    shop.now = utc(2026, 4, 1)
+    desk.granted("cancel", at_period_end=False)
+    with shop.database.reading() as tx:
+        invoices = tx.session.exec(select(InvoiceRow).order_by(col(InvoiceRow.period_start))).all()
+        assert [invoice.total for invoice in invoices] == [919, 4161]
 
 
 def test_a_change_to_other_periods_begins_a_schedule_anew(desk: Desk) -> None:
@@ -222,7 +254,7 @@ def test_a_change_at_the_end_waits_for_it(desk: Desk) -> None:
     assert (waiting.plan_id, waiting.next_plan_id) == (old, new.id)
     desk.shop.now = utc(2026, 4, 1)
     changed = desk.granted("pause")
-    assert desk.close.closed == [(old, utc(2026, 3, 1), utc(2026, 4, 1), Fraction(1))]
+    assert desk.record.closed == [(old, utc(2026, 3, 1), utc(2026, 4, 1), Fraction(1))]
     assert (changed.plan_id, changed.anchor_at) == (new.id, utc(2026, 4, 1))
 
 
@@ -245,7 +277,7 @@ def test_a_pause_is_changed_without_an_invoice(desk: Desk, when: str) -> None:
     desk.granted("change_plan", "gold", when=when)
     resumed = desk.granted("resume")
     assert (resumed.plan_id, resumed.state) == (gold.id, "ACTIVE")
-    assert len(desk.close.closed) == 1
+    assert len(desk.record.closed) == 1
 
 
 def test_a_trial_is_changed_without_becoming_longer(shop: "Shop") -> None:
@@ -332,6 +364,6 @@ def test_periods_are_closed_until_the_moment_of_the_wish(desk: Desk) -> None:
     """A wish a moment before the end closes all but that moment."""
     desk.shop.now = utc(2026, 4, 1) - timedelta(microseconds=1)
     desk.granted("pause")
-    assert [(start, end) for _, start, end, _ in desk.close.closed] == [
+    assert [(start, end) for _, start, end, _ in desk.record.closed] == [
         (utc(2026, 3, 1), utc(2026, 4, 1) - timedelta(microseconds=1))
     ]

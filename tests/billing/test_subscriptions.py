@@ -1,6 +1,7 @@
 """Subscriptions as they are made and found: what is refused, and why."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,20 @@ def test_a_plan_is_subscribed_to_once_at_a_time(shop: "Shop") -> None:
     with shop.tx() as tx:
         tx.session.get_one(SubscriptionRow, first.id).state = "CANCELLED"
     assert shop.subscribe().id != first.id
+
+
+def test_who_subscribe_at_once_take_turns(shop: "Shop") -> None:
+    """Of four clients that make the same subscription one succeeds, and three are told."""
+    shop.plan()
+    shop.customer()
+
+    def create(_: int) -> bool:
+        with shop.tx() as tx:
+            made = subscriptions.create(tx, shop.organization_id, "acme", "pro", actor=shop.actor)
+            return isinstance(made, SubscriptionRow)
+
+    with ThreadPoolExecutor(4) as clients:
+        assert sorted(clients.map(create, range(4))) == [False, False, False, True]
 
 
 def test_what_is_not_there_or_not_offered_is_refused(shop: "Shop") -> None:

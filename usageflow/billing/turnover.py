@@ -38,8 +38,9 @@ def take_turn(tx: Tx, subscription: SubscriptionRow, close: Close) -> Turn:
 
     A trial becomes ACTIVE without an invoice; a period is closed, then the subscription ends,
     changes its plan, or goes on: each as of the moment it was due, however late that is noticed.
+    `due_at` may be later than that, where a worker failed and puts off its next attempt.
     """
-    if subscription.due_at is None or subscription.due_at > tx.now:
+    if subscription.due_at is None or subscription.period_end > tx.now:
         return "none"
     at, terms = subscription.period_end, terms_of(tx, subscription)
     if subscription.state in BILLED:
