@@ -1,7 +1,7 @@
 """/api/v1/api-keys: the keys of programs. Each is shown once, when it is made."""
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import Response
 from pydantic import Field
@@ -19,8 +19,10 @@ from usageflow.db.tables import ApiKeyRow
 
 router = v1_router("api-keys")
 
-NO_KEY = Refused("not_found", "there is no such API key in use")
-_HOUR = timedelta(hours=1)
+NO_KEY: Final = Refused("not_found", "there is no such API key in use")
+DEFAULT_SCOPES: Final[tuple[Scope, ...]] = ("usage.write", "usage.read")
+"""What a client needs that tracks usage and looks at its invoices."""
+_HOUR: Final = timedelta(hours=1)
 
 
 class NewApiKey(Body):
@@ -28,7 +30,7 @@ class NewApiKey(Body):
 
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(SCOPES))] = Field(
-        default_factory=lambda: ["usage.write", "usage.read"]
+        default_factory=lambda: list(DEFAULT_SCOPES)
     )
     expires_at: Instant | None = None
 

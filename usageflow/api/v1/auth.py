@@ -5,7 +5,7 @@ Whoever signs in gets two cookies: `access_token` for every request, and `refres
 """
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Request, Response
 from pydantic import StringConstraints
@@ -35,7 +35,7 @@ from usageflow.errors import RequestRefused
 
 router = v1_router("auth")
 
-NOWHERE = Refused("forbidden", "you are a member of no organization any more; ask to be invited")
+NOWHERE: Final = Refused("forbidden", "you are a member of no organization any more; ask to be invited")
 
 Password = Annotated[str, StringConstraints(max_length=passwords.PASSWORD_CHARS_MAX)]
 Token = Annotated[str, StringConstraints(max_length=100)]
