@@ -280,11 +280,11 @@ def test_usage_without_a_subscription_belongs_to_its_month(ledger: "Ledger") -> 
         assert codes(take(ledger, item, late_hours=73)) == ["accepted"]
 
 
-def subscribe(ledger: "Ledger", start: datetime, end: datetime) -> None:
-    """Let acme be in a billing period from `start` to `end`."""
+def subscribe(ledger: "Ledger", start: datetime, end: datetime, *, customer: str = "acme") -> None:
+    """Let a customer be in a billing period from `start` to `end`."""
     terms = Terms(type="FIXED", currency="USD", interval="month")
     plan = {"id": "plan_1", "organization_id": ledger.organization_id}
-    (customer,) = ledger.rows(CustomerRow)
+    (payer,) = [one for one in ledger.rows(CustomerRow) if one.external_id == customer]
     with ledger.database.transaction() as tx:
         tx.session.add(
             PlanRow(
@@ -312,7 +312,7 @@ def subscribe(ledger: "Ledger", start: datetime, end: datetime) -> None:
             SubscriptionRow(
                 id="sub_1",
                 organization_id=ledger.organization_id,
-                customer_id=customer.id,
+                customer_id=payer.id,
                 plan_id="plan_1",
                 plan_version=1,
                 state="ACTIVE",
@@ -433,3 +433,20 @@ def test_different_values_are_kept_of_what_the_metric_names(ledger: "Ledger") ->
         ("a", 2),
         ("b", 1),
     ]
+
+
+def test_who_is_no_customer_is_the_organizations_own_usage(ledger: "Ledger") -> None:
+    """While the organization itself subscribes, it pays for strangers; customers pay themselves."""
+    take(ledger, told(customer_external_id=None), told(customer_external_id="acme"))
+    subscribe(ledger, NOON - timedelta(days=5), NOON + timedelta(days=5), customer="default")
+    (stranger,) = take(ledger, told(customer_external_id="user_123"))
+    take(ledger, told(customer_external_id="acme"))
+    assert sums(ledger) == {"default": Decimal(2), "acme": Decimal(2)}
+    assert stranger.event is not None
+    (row,) = [one for one in ledger.rows(UsageEventRow) if one.id == stranger.event.id]
+    assert (row.identity_field, row.identity_value) == ("external_id", "user_123")
+    assert take(ledger, told(customer_external_id="x"), unknown_customer="refuse")[0].event
+    with ledger.database.transaction() as tx:
+        tx.session.execute(update(table(SubscriptionRow)).values(state="CANCELLED"))
+    take(ledger, told(customer_external_id="user_123"))
+    assert sums(ledger)["user_123"] == 1

@@ -7,6 +7,7 @@ from typing import Final, NamedTuple, TypeAlias
 from sqlalchemy import insert, select
 from sqlmodel import col
 
+from usageflow.db.billing_tables import SubscriptionRow
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow
@@ -14,6 +15,9 @@ from usageflow.ledger.given import Kind, given
 
 EXTERNAL_ID: Final = "external_id"
 """The identity field whose value is a customer's own name here: clients of the API use it."""
+
+DEFAULT: Final = "default"
+"""The external id of the organization's own customer: it is meant where nobody is named."""
 
 Identified: TypeAlias = tuple[str, str]
 """(field, value)."""
@@ -57,6 +61,24 @@ def known(
         value for _, value in found
     }
     return found | _called(tx, organization_id, called)
+
+
+def subscriber(tx: Tx, organization_id: str) -> Payer | None:
+    """The organization's own customer, if it has a subscription: it pays for who is no customer."""
+    payer, subscription = table(CustomerRow).c, table(SubscriptionRow).c
+    found = tx.session.execute(
+        select(payer.id, payer.archived_at)
+        .join_from(
+            payer.id.table,
+            subscription.id.table,
+            (subscription.organization_id == organization_id)
+            & (subscription.customer_id == payer.id)
+            & (subscription.state != "CANCELLED"),
+        )
+        .where(payer.organization_id == organization_id, payer.external_id == DEFAULT)
+        .limit(1)
+    ).first()
+    return None if found is None else Payer(found.id, found.archived_at is not None)
 
 
 def _identified(

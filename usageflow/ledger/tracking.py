@@ -20,13 +20,11 @@ from usageflow.db.ids import new_id
 from usageflow.db.session import Tx
 from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import customers, entries, lateness
-from usageflow.ledger.customers import EXTERNAL_ID, Identified, Payer
+from usageflow.ledger.customers import DEFAULT, EXTERNAL_ID, Identified, Payer
 from usageflow.ledger.entries import Entry
 from usageflow.ledger.given import given
 from usageflow.periods import Period
 
-DEFAULT_CUSTOMER: Final = "default"
-"""Whose usage it is if nobody is named: the organization's own customer."""
 FUTURE_SKEW: Final = timedelta(minutes=5)
 """How far a client's clock may be ahead of ours."""
 METADATA_BYTES_MAX: Final = 16_384
@@ -122,7 +120,7 @@ def take(tx: Tx, organization_id: str, items: Sequence[Tracked], rules: Rules) -
             if refused is None:
                 first[draft.id] = draft
         judged.append(refused or draft)
-    new = _enter(tx, organization_id, list(first.values()))
+    new = _enter(tx, organization_id, list(first.values()), court.payers)
     # of two transactions with one key, the later one finds only now what the other has stored
     known |= new | _told(tx, organization_id, first.keys() - new.keys())
     return [
@@ -151,7 +149,7 @@ def _draft(organization_id: str, item: Tracked, now: datetime) -> Entry | Outcom
         quantity=events.plain(item.quantity),
         occurred_at=(item.occurred_at or now).astimezone(UTC),
         identity_field=EXTERNAL_ID,
-        identity_value=item.customer_external_id or DEFAULT_CUSTOMER,
+        identity_value=item.customer_external_id or DEFAULT,
         state="counted" if skipped is None else "skipped",
         fingerprint=_fingerprint(item, unique),
         reason=skipped,
@@ -242,7 +240,7 @@ def _event_id(organization_id: str, key: str) -> str:
 def _fingerprint(item: Tracked, unique_value: str | None) -> str:
     """Equal for the same fact: 1 and 1.0 are one quantity, and metadata is no part of it."""
     at = None if item.occurred_at is None else item.occurred_at.astimezone(UTC)
-    customer = item.customer_external_id or DEFAULT_CUSTOMER
+    customer = item.customer_external_id or DEFAULT
     quantity = f"{item.quantity:f}"
     if "." in quantity:
         quantity = quantity.rstrip("0").removesuffix(".")
@@ -260,7 +258,12 @@ class _Court(NamedTuple):
 
 
 def _court(tx: Tx, organization_id: str, drafts: Collection[Entry], rules: Rules) -> _Court:
-    payers = customers.known(tx, organization_id, {_identity(one) for one in drafts})
+    asked = {_identity(one) for one in drafts}
+    payers = customers.known(tx, organization_id, asked)
+    strangers = asked - payers.keys()
+    if strangers and (subscriber := customers.subscriber(tx, organization_id)) is not None:
+        # the organization itself subscribes: whoever is no customer is its own usage
+        payers |= dict.fromkeys(strangers, subscriber)
     doubtful = {
         payers[_identity(one)].id
         for one in drafts
@@ -279,7 +282,7 @@ def _refusal(draft: Entry, court: _Court) -> Outcome | None:
     """Why this event cannot be taken into the ledger as it is now."""
     identity, rules = _identity(draft), court.rules
     payer = court.payers.get(identity)
-    if payer is None and rules.unknown_customer == "refuse" and identity[1] != DEFAULT_CUSTOMER:
+    if payer is None and rules.unknown_customer == "refuse" and identity[1] != DEFAULT:
         return _refused("unknown_customer", f"there is no customer {identity[1]}; make it first")
     if payer is not None and payer.archived:
         return _refused("archived_customer", f"the customer {identity[1]} is archived")
@@ -295,10 +298,15 @@ def _refusal(draft: Entry, court: _Court) -> Outcome | None:
     )
 
 
-def _enter(tx: Tx, organization_id: str, drafts: Sequence[Entry]) -> dict[str, Told]:
+def _enter(
+    tx: Tx, organization_id: str, drafts: Sequence[Entry], payers: Mapping[Identified, Payer]
+) -> dict[str, Told]:
     """Store what is new, and make the customers who are; those that were new, by id."""
-    payers = customers.resolve(tx, organization_id, {_identity(one) for one in drafts})
-    rows = [one._replace(customer_id=payers[_identity(one)]) for one in drafts]
+    ids = {identity: payer.id for identity, payer in payers.items()}
+    strangers = {_identity(one) for one in drafts} - ids.keys()
+    if strangers:
+        ids |= customers.resolve(tx, organization_id, strangers)
+    rows = [one._replace(customer_id=ids[_identity(one)]) for one in drafts]
     new = entries.enter(tx, organization_id, rows)
     return {
         row.id: Told(
