@@ -167,3 +167,19 @@ def test_another_organization_sees_nothing_of_it(
         assert set(aggregation.quantities(tx, "another", asks).values()) == {
             Quantity(Decimal(0), 0, Decimal(0))
         }
+
+
+def test_customers_with_usage_are_counted(ledger: "Ledger", line: "LineOf") -> None:
+    """Each once, in parts of hours as in whole ones; who has none in the interval is not."""
+    ledger.append(
+        *(line(customer="a", occurred_at=NOON + timedelta(minutes=n)) for n in (0, 90, 200)),
+        line(customer="b", occurred_at=NOON + timedelta(minutes=70)),
+        line(customer="c", occurred_at=NOON - timedelta(minutes=1)),
+        line(customer="d", occurred_at=NOON + timedelta(minutes=1), state="shadow"),
+    )
+    everyone = Ask(None, "API_CALL", "SUM", NOON, NOON + timedelta(minutes=201))
+    asks = [everyone, everyone._replace(start=NOON + timedelta(minutes=71))]
+    asks.append(everyone._replace(end=NOON))
+    with ledger.database.reading() as tx:
+        found = aggregation.customers(tx, ledger.organization_id, asks)
+    assert [found[ask] for ask in asks] == [2, 1, 0]

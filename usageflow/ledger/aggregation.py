@@ -1,23 +1,23 @@
 """What usage comes to over an interval, as its metric aggregates it. Reads only.
 
 Whole UTC hours are read from windows and values, the parts of hours at the ends from the events
-themselves: exact for every interval, and independent of how many events lie in its hours. However
-many questions are asked at once, the number of statements stays the same.
+themselves (`spans`): exact for every interval, and independent of how many events lie in its hours.
+However many questions are asked at once, the number of statements stays the same.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, distinct, func, literal, select, union_all
+from sqlalchemy import Select, and_, distinct, func, select, union_all
 
 from usageflow.db import exact
-from usageflow.db.columns import Row, table
+from usageflow.db.columns import table
 from usageflow.db.session import Tx
-from usageflow.db.tables import CustomerRow, UsageEventRow, UsageValueRow, UsageWindowRow
-from usageflow.ledger.given import Kind, given
-from usageflow.periods import HOUR, hour_start
+from usageflow.db.tables import UsageEventRow
+from usageflow.ledger.spans import Source, Sources, Span, next_hour
+from usageflow.periods import hour_start
 
 _ZERO: Final = Decimal(0)
 
@@ -46,25 +46,6 @@ class Quantity(NamedTuple):
     forwarded: Decimal
 
 
-class _Span(NamedTuple):
-    """A part of the ask of this number: whole hours, or less than one."""
-
-    ask: int
-    customer_id: str | None
-    metric: str
-    start_at: datetime
-    end_at: datetime
-
-
-_KINDS: Final[dict[str, Kind]] = {
-    "ask": "whole",
-    "customer_id": "text",
-    "metric": "text",
-    "start_at": "instant",
-    "end_at": "instant",
-}
-
-
 class _Sums(NamedTuple):
     total: Decimal
     events: int
@@ -77,24 +58,20 @@ _NOTHING: Final = _Sums(_ZERO, 0, _ZERO)
 def quantities(tx: Tx, organization_id: str, asks: Collection[Ask]) -> dict[Ask, Quantity]:
     """The answer to each."""
     numbered = list(dict.fromkeys(asks))
-    spans = [span for number, ask in enumerate(numbered) for span in _spans(number, ask)]
-    hours = [span for span in spans if _is_whole(span)]
-    parts = [span for span in spans if not _is_whole(span)]
 
-    def of(aggregation: str) -> "_Sources":
-        wanted = {n for n, ask in enumerate(numbered) if ask.aggregation == aggregation}
-        return _Sources(
-            tx,
-            organization_id,
-            [span for span in hours if span.ask in wanted],
-            [span for span in parts if span.ask in wanted],
-        )
+    def of(*aggregations: str) -> Sources:
+        spans = [
+            span
+            for span, ask in zip(_spans(numbered), numbered, strict=True)
+            if ask.aggregation in aggregations or not aggregations
+        ]
+        return Sources(tx, organization_id, spans)
 
-    sums = _sums(_Sources(tx, organization_id, hours, parts))
+    sums = _sums(tx, of())
     others = {
-        "MAX": _maxima(of("MAX")),
-        "LAST": _latest(of("LAST")),
-        "UNIQUE_COUNT": _differing(of("UNIQUE_COUNT")),
+        "MAX": _maxima(tx, of("MAX")),
+        "LAST": _latest(tx, of("LAST")),
+        "UNIQUE_COUNT": _values(tx, of("UNIQUE_COUNT")),
     }
     answers = {}
     for number, ask in enumerate(numbered):
@@ -106,138 +83,59 @@ def quantities(tx: Tx, organization_id: str, asks: Collection[Ask]) -> dict[Ask,
     return answers
 
 
+def customers(tx: Tx, organization_id: str, asks: Collection[Ask]) -> dict[Ask, int]:
+    """How many customers have events in each."""
+    numbered = list(dict.fromkeys(asks))
+    sources = Sources(tx, organization_id, _spans(numbered))
+    found = _different(
+        tx,
+        [
+            source.select(source.rows.c.customer_id)
+            for source in (*sources.windows(), *sources.events())
+        ],
+    )
+    return {ask: found.get(number, 0) for number, ask in enumerate(numbered)}
+
+
 def changed_since(tx: Tx, organization_id: str, asks: Collection[Ask], since: datetime) -> set[Ask]:
     """Those to which something was added by a transaction that began at `since` or later.
 
     By whole hours: what was added in the same hour as an end of the interval counts as well.
     """
-    numbered = list(dict.fromkeys(asks))
+    numbered = [ask for ask in dict.fromkeys(asks) if ask.start < ask.end]
     hours = [
-        _Span(number, ask.customer_id, ask.metric, hour_start(ask.start), ask.end)
-        for number, ask in enumerate(numbered)
-        if ask.start < ask.end
+        span._replace(start_at=hour_start(span.start_at), end_at=next_hour(span.end_at))
+        for span in _spans(numbered)
     ]
     changed = set()
-    for windows in _Sources(tx, organization_id, hours, []).windows():
-        added = windows.rows.c.changed_at >= since
-        changed |= {
-            numbered[number]
-            for (number,) in tx.session.execute(windows.select().where(added).distinct())
-        }
+    for windows in Sources(tx, organization_id, hours).windows():
+        added = windows.select().where(windows.rows.c.changed_at >= since).distinct()
+        changed |= {numbered[number] for (number,) in tx.session.execute(added)}
     return changed
 
 
-def watermark(tx: Tx, organization_id: str) -> int:
-    """The place of the organization's newest event in the ledger; 0 without any."""
-    events = table(UsageEventRow).c
-    newest = select(func.max(events.seq)).where(events.organization_id == organization_id)
-    return tx.session.execute(newest).scalar() or 0
+def watermark(tx: Tx, organization_id: str) -> int:  # noqa: ARG001 - as every reading function
+    """Up to which place of the ledger everything is known now; 0 without events.
+
+    Organizations share one series of places, whose end is found at once however long it is.
+    """
+    return tx.session.execute(select(func.max(table(UsageEventRow).c.seq))).scalar() or 0
 
 
-def _spans(number: int, ask: Ask) -> Iterator[_Span]:
-    """The hours that lie wholly in the interval, and what is left at its ends."""
-    first, last = _next_hour(ask.start), hour_start(ask.end)
-    ends = (
-        [(ask.start, ask.end)]
-        if first > last
-        else [
-            (ask.start, first),
-            (first, last),
-            (last, ask.end),
-        ]
-    )
-    for start, end in ends:
-        if start < end:
-            yield _Span(number, ask.customer_id, ask.metric, start, end)
+def _spans(asks: Sequence[Ask]) -> list[Span]:
+    return [
+        Span(number, ask.customer_id, ask.metric, ask.start, ask.end)
+        for number, ask in enumerate(asks)
+    ]
 
 
-def _next_hour(instant: datetime) -> datetime:
-    """The first moment of an hour that is not before this one."""
-    start = hour_start(instant)
-    return start if start == instant else start + HOUR
-
-
-def _is_whole(span: _Span) -> bool:
-    return span.end_at - span.start_at >= HOUR and hour_start(span.start_at) == span.start_at
-
-
-class _Source:
-    """The rows of one table that lie in spans."""
-
-    def __init__(
-        self, tx: Tx, organization_id: str, row: type[Row], at: str, spans: Sequence[_Span]
-    ) -> None:
-        self.rows = table(row)
-        asked: Any = given(tx, "asked", _KINDS, spans)
-        if spans[0].customer_id is None:
-            asked = _of_everyone(organization_id, asked)
-        self.span = asked.subquery("span")
-        rows, span = self.rows.c, self.span.c
-        self._on = and_(
-            rows.organization_id == organization_id,
-            rows.customer_id == span.customer_id,
-            rows.metric == span.metric,
-            rows[at] >= span.start_at,
-            rows[at] < span.end_at,
-        )
-
-    def select(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        """The number of the ask, and these columns, of each row."""
-        return select(self.span.c.ask, *columns).select_from(self.span.join(self.rows, self._on))
-
-
-def _of_everyone(organization_id: str, asked: Select[Any]) -> Select[Any]:
-    """Each span once for every customer of the organization."""
-    span, customers = asked.subquery("everyone"), table(CustomerRow)
-    columns = [span.c[name] for name in _KINDS if name != "customer_id"]
-    return (
-        select(*columns, customers.c.id.label("customer_id"))
-        .select_from(span.join(customers, literal(value=True)))
-        .where(customers.c.organization_id == organization_id)
-    )
-
-
-class _Sources:
-    """Where the answer to some asks is found: whole hours here, parts of hours there."""
-
-    def __init__(
-        self, tx: Tx, organization_id: str, hours: Sequence[_Span], parts: Sequence[_Span]
-    ) -> None:
-        self.tx = tx
-        self._organization_id = organization_id
-        self._hours = hours
-        self._parts = parts
-
-    def windows(self) -> list[_Source]:
-        """Windows of whole hours."""
-        return self._of(UsageWindowRow, "hour", self._hours)
-
-    def values(self) -> list[_Source]:
-        """Values of whole hours."""
-        return self._of(UsageValueRow, "hour", self._hours)
-
-    def events(self) -> list[_Source]:
-        """Events of parts of hours."""
-        return self._of(UsageEventRow, "occurred_at", self._parts)
-
-    def _of(self, row: type[Row], at: str, spans: Sequence[_Span]) -> list[_Source]:
-        """One for spans of one customer each, one for those of everyone; none without any."""
-        of_one = [span for span in spans if span.customer_id is not None]
-        of_all = [span for span in spans if span.customer_id is None]
-        return [
-            _Source(self.tx, self._organization_id, row, at, some)
-            for some in (of_one, of_all)
-            if some
-        ]
-
-
-def _sums(sources: _Sources) -> dict[int, _Sums]:
+def _sums(tx: Tx, sources: Sources) -> dict[int, _Sums]:
     found: dict[int, _Sums] = {}
     for statement in (
         *(_window_sums(windows) for windows in sources.windows()),
         *(_event_sums(events) for events in sources.events()),
     ):
-        for number, total, events, forwarded in sources.tx.session.execute(statement):
+        for number, total, events, forwarded in tx.session.execute(statement):
             held = found.get(number, _NOTHING)
             found[number] = _Sums(
                 exact.add(held.total, total),
@@ -247,7 +145,7 @@ def _sums(sources: _Sources) -> dict[int, _Sums]:
     return found
 
 
-def _window_sums(windows: _Source) -> Select[Any]:
+def _window_sums(windows: Source) -> Select[Any]:
     rows = windows.rows.c
     return windows.select(
         exact.decimal_sum(rows.total),
@@ -256,75 +154,70 @@ def _window_sums(windows: _Source) -> Select[Any]:
     ).group_by(windows.span.c.ask)
 
 
-def _event_sums(events: _Source) -> Select[Any]:
+def _event_sums(events: Source) -> Select[Any]:
     rows = events.rows.c
-    return (
-        events.select(
-            exact.decimal_sum(rows.quantity),
-            func.count(),
-            exact.decimal_sum(rows.quantity).filter(rows.event_name.is_not(None)),
-        )
-        .where(rows.state == "counted")
-        .group_by(events.span.c.ask)
-    )
+    return events.select(
+        exact.decimal_sum(rows.quantity),
+        func.count(),
+        exact.decimal_sum(rows.quantity).filter(rows.event_name.is_not(None)),
+    ).group_by(events.span.c.ask)
 
 
-def _maxima(sources: _Sources) -> dict[int, Decimal]:
+def _maxima(tx: Tx, sources: Sources) -> dict[int, Decimal]:
     found: dict[int, Decimal] = {}
     for statement in (
         *(windows.select(windows.rows.c.maximum) for windows in sources.windows()),
-        *(
-            events.select(events.rows.c.quantity).where(events.rows.c.state == "counted")
-            for events in sources.events()
-        ),
+        *(events.select(events.rows.c.quantity) for events in sources.events()),
     ):
-        # distinct, so that the maximum is chosen here, exactly, among few
-        for number, quantity in sources.tx.session.execute(statement.distinct()):
+        # the largest is chosen here: to SQLite these are texts
+        for number, quantity in tx.session.execute(statement.distinct()):
             found[number] = max(found.get(number, _ZERO), quantity)
     return found
 
 
-def _latest(sources: _Sources) -> dict[int, Decimal]:
+def _latest(tx: Tx, sources: Sources) -> dict[int, Decimal]:
     found: dict[int, tuple[datetime, int, Decimal]] = {}
-    for source, latest in (
-        *((windows, ("last_at", "last_seq", "last")) for windows in sources.windows()),
-        *((events, ("occurred_at", "seq", "quantity")) for events in sources.events()),
+    for statement in (
+        *(_last(windows, ("last_at", "last_seq", "last")) for windows in sources.windows()),
+        *(_last(events, ("occurred_at", "seq", "quantity")) for events in sources.events()),
     ):
-        for number, *last in sources.tx.session.execute(_last_rows(source, latest)):
-            known = found.get(number)
-            found[number] = tuple(last) if known is None else max(known, tuple(last))
+        for number, *row in tx.session.execute(statement):
+            at, seq, quantity = row
+            found[number] = max(found.get(number, (at, seq, quantity)), (at, seq, quantity))
     return {number: quantity for number, (*_, quantity) in found.items()}
 
 
-def _last_rows(source: _Source, columns: Sequence[str]) -> Select[Any]:
-    """The rows of the latest time per ask and customer: one, or a few at the same moment."""
-    rows = source.rows
-    at = rows.c.hour if "hour" in rows.c else rows.c.occurred_at
-    counted = [rows.c.state == "counted"] if "state" in rows.c else []
-    key = (rows.c.customer_id, rows.c.metric)
+def _last(source: Source, columns: Iterable[str]) -> Select[Any]:
+    """The rows of the latest time per ask and customer: one, or the few of one moment."""
+    rows = source.rows.c
     latest = (
-        source.select(*key, func.max(at).label("at"))
-        .where(*counted)
-        .group_by(source.span.c.ask, *key)
+        source.select(rows.customer_id, rows.metric, func.max(source.at).label("at"))
+        .group_by(source.span.c.ask, rows.customer_id, rows.metric)
         .subquery("latest")
     )
-    same = and_(*(rows.c[column.name] == latest.c[column.name] for column in key))
-    return select(latest.c.ask, *(rows.c[name] for name in columns)).join_from(
-        latest, rows, and_(same, at == latest.c.at, *counted)
+    same = and_(
+        rows.customer_id == latest.c.customer_id,
+        rows.metric == latest.c.metric,
+        source.at == latest.c.at,
+        *source.counted,
+    )
+    return select(latest.c.ask, *(rows[name] for name in columns)).join_from(
+        latest, source.rows, same
     )
 
 
-def _differing(sources: _Sources) -> Mapping[int, Decimal]:
+def _values(tx: Tx, sources: Sources) -> dict[int, Decimal]:
     parts = [
         *(values.select(values.rows.c.value) for values in sources.values()),
-        *(
-            events.select(events.rows.c.unique_value).where(events.rows.c.state == "counted")
-            for events in sources.events()
-        ),
+        *(events.select(events.rows.c.unique_value) for events in sources.events()),
     ]
+    return {number: Decimal(count) for number, count in _different(tx, parts).items()}
+
+
+def _different(tx: Tx, parts: Sequence[Select[Any]]) -> dict[int, int]:
+    """How many different values all parts together have for each ask."""
     if not parts:
         return {}
-    told = union_all(*parts).subquery("told")
-    number, value = told.c
+    number, value = union_all(*parts).subquery("told").c
     counts = select(number, func.count(distinct(value))).group_by(number)
-    return {number: Decimal(count) for number, count in sources.tx.session.execute(counts)}
+    return {row[0]: row[1] for row in tx.session.execute(counts)}
