@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import insert as sql_insert
 from sqlalchemy import text
+from sqlalchemy.orm import make_transient_to_detached
 from sqlmodel import col, select
 
 from usageflow.billing import schedules
@@ -48,10 +49,9 @@ def close(
     """
     prices = prices or Prices(tx, subscription.organization_id)
     bill = prices.bill(wanted(subscription, terms, end=end, kind=kind))
-    invoice_id = _insert(tx, _draft(tx, subscription, terms, bill, prices, end=end, kind=kind))
-    if invoice_id is None:
+    invoice = _draft(tx, subscription, terms, bill, prices, end=end, kind=kind)
+    if not _insert(tx, invoice):
         return _closed(tx, subscription)
-    invoice = tx.session.get_one(InvoiceRow, invoice_id)
     store_lines(tx, invoice, bill.lines, prices)
     subscription.billed_at = tx.now
     if invoice.collect == "local":
@@ -151,17 +151,20 @@ def _draft(
     )
 
 
-def _insert(tx: Tx, invoice: InvoiceRow) -> str | None:
-    """Its id; None if the period has its invoice already."""
+def _insert(tx: Tx, invoice: InvoiceRow) -> bool:
+    """Whether it is the period's invoice now; not if there is one already."""
     statement = (
         insert(tx, InvoiceRow)
-        .values(invoice.model_dump())
         .on_conflict_do_nothing(
             index_elements=["subscription_id", "period_start"], index_where=text("kind = 'period'")
         )
         .returning(table(InvoiceRow).c.id)
     )
-    return tx.session.execute(statement).scalar_one_or_none()
+    if tx.session.execute(statement, [invoice.model_dump()]).one_or_none() is None:
+        return False
+    make_transient_to_detached(invoice)  # it is stored as it is: no need to read it back
+    tx.session.add(invoice)
+    return True
 
 
 def _closed(tx: Tx, subscription: SubscriptionRow) -> InvoiceRow:

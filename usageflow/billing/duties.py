@@ -18,7 +18,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from usageflow.billing import closing, dunning, payments
 from usageflow.billing.contents import contents
-from usageflow.billing.finalizing import again, finalize
+from usageflow.billing.finalizing import again, issue
 from usageflow.billing.prices import Prices, Wanted
 from usageflow.billing.subscription_states import BILLED
 from usageflow.billing.turnover import take_turn
@@ -121,8 +121,12 @@ def _close(tx: Tx, organization_id: str, due: Sequence[SubscriptionRow]) -> None
     def postpone(one: SubscriptionRow) -> None:
         one.due_at = tx.now + RETRY_AFTER
 
-    _foresee(tx, prices, lambda: _to_close(tx, due))
-    _each(tx, due, lambda one: take_turn(tx, one, close), postpone)
+    def do(one: SubscriptionRow) -> None:
+        if take_turn(tx, one, close) == "none":
+            postpone(one)
+
+    _done(tx, lambda: prices.foresee(_to_close(tx, due)))
+    _each(tx, due, do, postpone)
 
 
 def _to_close(tx: Tx, due: Sequence[SubscriptionRow]) -> list[Wanted]:
@@ -141,17 +145,8 @@ def _finalize(tx: Tx, organization_id: str, due: Sequence[InvoiceRow]) -> None:
     def postpone(one: InvoiceRow) -> None:
         one.finalize_at = tx.now + RETRY_AFTER
 
-    _foresee(tx, prices, lambda: [again(one, kept[one.id]) for one in due])
-    _each(tx, due, lambda one: finalize(tx, one, prices=prices, kept=kept[one.id]), postpone)
-
-
-def _foresee(tx: Tx, prices: Prices, wanted: Callable[[], Sequence[Wanted]]) -> None:
-    """Read what a batch needs, at once. One that cannot be read is found when it is its turn."""
-    try:
-        with tx.session.begin_nested():
-            prices.foresee(wanted())
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told of the one it is about
-        _require_connection(error)
+    _done(tx, lambda: prices.foresee([again(one, kept[one.id]) for one in due]))
+    _each(tx, due, lambda one: issue(tx, one, kept[one.id], prices), postpone)
 
 
 def _each(
@@ -160,22 +155,31 @@ def _each(
     do: Callable[[Claimed], object],
     postpone: Callable[[Claimed], object],
 ) -> None:
-    """Do it for each, alone: what one fails to do is undone, told and tried again later."""
+    """Do it for all together, or, if one fails, for each alone.
+
+    What that one did is undone; it is told, and tried again later.
+    """
+    if _done(tx, lambda: [do(row) for row in rows]) is None:
+        return
     for row in rows:
         row_id = row.id
-        try:
-            with tx.session.begin_nested():
-                do(row)
-        except Exception as error:
-            _require_connection(error)
-            logger.exception("%s %s fails; it is tried again later", row.__tablename__, row_id)
+        error = _done(tx, partial(do, row))
+        if error is not None:
+            name = row.__tablename__
+            logger.error("%s %s fails, and is tried later", name, row_id, exc_info=error)
             postpone(row)
 
 
-def _require_connection(error: Exception) -> None:
-    """Raise what no other row would fare better with."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        raise error
+def _done(tx: Tx, do: Callable[[], object]) -> Exception | None:
+    """Do it, or nothing of it, and say why."""
+    try:
+        with tx.session.begin_nested():
+            do()
+    except Exception as error:
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            raise  # as all others would
+        return error
+    return None
 
 
 def _claimed(tx: Tx, statement: SelectOfScalar[Claimed]) -> list[Claimed]:

@@ -22,24 +22,26 @@ from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow
 
 
-def finalize(
-    tx: Tx,
-    invoice: InvoiceRow,
-    *,
-    prices: Prices | None = None,
-    kept: Content | None = None,
-    release: bool = False,
-) -> Refused | None:
-    """Issue a draft that the caller holds: OPEN, or PAID at once if nothing is owed.
+def finalize(tx: Tx, invoice: InvoiceRow, *, release: bool = False) -> Refused | None:
+    """Issue a draft that the caller holds, if it is the next one of its subscription.
 
     The invoices of a subscription are issued in the order in which they were made, as each bills
-    what those before it did not. Refused, with the reason kept on the draft, if a person must
-    decide something first; `release` says that usage which was sent to Stripe is billed here.
+    what those before it did not.
     """
     if refused := _problem(tx, invoice):
         return refused
-    prices = prices or Prices(tx, invoice.organization_id)
-    kept = kept or content(tx, invoice)
+    prices = Prices(tx, invoice.organization_id)
+    return issue(tx, invoice, content(tx, invoice), prices, release=release)
+
+
+def issue(
+    tx: Tx, invoice: InvoiceRow, kept: Content, prices: Prices, *, release: bool = False
+) -> Refused | None:
+    """Issue the next draft of a subscription: OPEN, or PAID at once if nothing is owed.
+
+    Refused, with the reason kept on the draft, if a person must decide something first; `release`
+    says that usage which was sent to Stripe is billed here.
+    """
     bill = _bill(tx, invoice, prices, kept)
     customer = prices.customer(invoice.customer_id)
     if kept.subscription is not None:
@@ -49,7 +51,7 @@ def finalize(
     invoice.hold_reason = reason
     if reason is not None and not (release and invoice.total >= 0):
         return Refused("conflict", reason)
-    _issue(tx, invoice, customer, prices)
+    _number_and_date(tx, invoice, customer, prices)
     return None
 
 
@@ -111,7 +113,7 @@ def _keep(
     invoice.subtotal, invoice.tax, invoice.total = owed
 
 
-def _issue(tx: Tx, invoice: InvoiceRow, customer: CustomerRow, prices: Prices) -> None:
+def _number_and_date(tx: Tx, invoice: InvoiceRow, customer: CustomerRow, prices: Prices) -> None:
     """The invoice as its customer gets it."""
     settings = prices.settings
     invoice.number = numbers.take(
@@ -121,7 +123,7 @@ def _issue(tx: Tx, invoice: InvoiceRow, customer: CustomerRow, prices: Prices) -
     if invoice.due_at is None:
         invoice.due_at = tx.now + timedelta(days=settings.payment_terms_days)
     invoice.bill_to = parties.frozen(parties.payer(customer))
-    invoice.bill_from = parties.frozen(parties.issuer(tx, invoice.organization_id))
+    invoice.bill_from = prices.issuer
     invoice.hold_reason = None
     invoice_states.apply(tx, invoice, "OPEN")
     if not invoice.total:

@@ -7,12 +7,14 @@ is asked for, so that one subscription needs no preparation.
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Final, NamedTuple, TypeAlias
 
 from sqlalchemy import func, select
 from sqlmodel import col
 from sqlmodel import select as select_rows
 
+from usageflow.billing import parties
 from usageflow.billing.late import IN_FLIGHT, LATE_DAYS, PastLine, billed, earlier
 from usageflow.billing.lines import InvoiceLine, Segment, late_lines, period_lines
 from usageflow.catalog import organization_settings, plans
@@ -133,6 +135,11 @@ class Prices:
         """The customer's tax, else the organization's; None: none is charged."""
         own = customer.tax_percent
         return self.settings.tax_percent if own is None else own
+
+    @cached_property
+    def issuer(self) -> str:
+        """Who bills, as it is frozen on an invoice."""
+        return parties.frozen(parties.issuer(self._tx, self._organization_id))
 
     def unit(self, metric: str | None) -> str:
         """What the metric counts, as it is called today."""
