@@ -14,6 +14,7 @@ from usageflow.catalog.invitations import (
     NO_INVITATION,
     NO_LINK,
     OTHER_ADDRESS,
+    WRONG_PASSWORD,
     Invited,
 )
 from usageflow.catalog.organizations import create, default_organization
@@ -95,12 +96,13 @@ def token_of(made: Invited | Refused) -> str:
 
 
 def accepted(db: Database, token: str, email: str = "eve@example.com") -> str | Refused:
-    """Somebody with this address uses the link."""
+    """Somebody with this address uses the link; the organization's id."""
     with db.transaction() as tx:
         person = people.find(tx, email)
         person_id = people.create(tx, email, "$x$") if person is None else person.id
         assert person_id is not None
-        return invitations.accept(tx, token, person_id, actor=Actor(email))
+        joined = invitations.accept(tx, token, person_id, actor=Actor(email))
+    return joined if isinstance(joined, Refused) else joined.organization_id
 
 
 def test_who_is_invited_comes_in(db: Database, acme: str) -> None:
@@ -220,3 +222,24 @@ def test_open_invitations_are_listed(db: Database, clock: Clock, acme: str) -> N
         assert ([row.email for row in rows], total) == (["c@example.com", "b@example.com"], 3)
         rows, total = invitations.listing(tx, acme, offset=2, limit=2)
         assert ([row.email for row in rows], total) == (["a@example.com"], 3)
+
+
+def test_a_password_comes_with_the_link(db: Database, acme: str) -> None:
+    """Of a new account, or of the one that the address has."""
+    token = token_of(invited(db, acme))
+    accept = invitations.accept_with_password
+    short = accept(db, token, "short")
+    assert isinstance(short, Refused)
+    assert (short.code, short.field) == ("invalid", "password")
+    new = accept(db, token, "correct horse battery", request_id="req_2")
+    assert isinstance(new, invitations.Joined)
+    assert new.organization_id == acme
+    assert accept(db, token, "correct horse battery") == NO_LINK
+    with db.transaction() as tx:
+        (entry, *_), _ = audit.listing(tx, acme, action="invitation.", offset=0, limit=9)
+        assert (entry.actor, entry.request_id) == ("eve@example.com", "req_2")
+        other = create(tx, "other", actor=ADA)
+    token = token_of(invited(db, other))
+    assert accept(db, token, "correct horse batterx") == WRONG_PASSWORD
+    again = accept(db, token, "correct horse battery")
+    assert again == (new.person_id, other)

@@ -15,13 +15,14 @@ from sqlmodel import col, select
 from usageflow.catalog import audit, members, people
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.listings import paged
-from usageflow.catalog.members import OWNER
+from usageflow.catalog.members import KNOWN_ADDRESS, OWNER
+from usageflow.catalog.passwords import hashed, password_problem
 from usageflow.catalog.permissions import Permissions
 from usageflow.catalog.refusals import Refused
 from usageflow.catalog.turns import take_turn
 from usageflow.db import outbox
 from usageflow.db.ids import new_id
-from usageflow.db.session import Tx
+from usageflow.db.session import Database, Tx
 from usageflow.db.tables import InvitationRow, MemberRow, OrganizationRow, PersonRow
 
 LIFE: Final = timedelta(hours=48)
@@ -31,6 +32,9 @@ NO_INVITATION: Final = Refused("not_found", "there is no such open invitation")
 NO_LINK: Final = Refused(
     "not_found", "this invitation was used already, is older than 48 hours, or was revoked"
 )
+WRONG_PASSWORD: Final = Refused(
+    "forbidden", "this is not the password of the account that was invited", "password"
+)
 OTHER_ADDRESS: Final = Refused("forbidden", "this invitation is for another e-mail address")
 
 
@@ -39,6 +43,13 @@ class Invited(NamedTuple):
 
     invitation: InvitationRow
     link: str
+
+
+class Joined(NamedTuple):
+    """Who came in, and where."""
+
+    person_id: str
+    organization_id: str
 
 
 def invite(
@@ -87,8 +98,8 @@ def email_of(tx: Tx, token: str) -> str | None:
     return None if found is None else found.email
 
 
-def accept(tx: Tx, token: str, person_id: str, *, actor: Actor) -> str | Refused:
-    """Let the person in who was invited; the organization's id. The link is used up."""
+def accept(tx: Tx, token: str, person_id: str, *, actor: Actor) -> Joined | Refused:
+    """Let the person in who was invited. The link is used up."""
     found = _find(tx, col(InvitationRow.token_hash) == _hash(token), hold=True)
     if found is None:
         return NO_LINK
@@ -98,7 +109,32 @@ def accept(tx: Tx, token: str, person_id: str, *, actor: Actor) -> str | Refused
     found.accepted_at = tx.now
     _record(tx, found, "invitation.accept", actor)
     members.join(tx, found.organization_id, person_id, found.role, actor=actor)
-    return found.organization_id
+    return Joined(person_id, found.organization_id)
+
+
+def accept_with_password(
+    db: Database, token: str, password: str, *, request_id: str | None = None
+) -> Joined | Refused:
+    """Let in who has a link and the password of its address; who has no account gets one with it.
+
+    Opens its own transactions, because hashing must not happen in one.
+    """
+    with db.reading() as tx:
+        email = email_of(tx, token)
+        known = email is not None and people.find(tx, email) is not None
+    if email is None:
+        return NO_LINK
+    found = people.recognised(db, email, password) if known else None
+    if known and found is None:
+        return WRONG_PASSWORD
+    if not known and (problem := password_problem(password)):
+        return Refused("invalid", problem, "password")
+    password_hash = "" if known else hashed(password)
+    with db.transaction() as tx:
+        person_id = found or people.create(tx, email, password_hash)
+        if person_id is None:
+            return KNOWN_ADDRESS
+        return accept(tx, token, person_id, actor=Actor(email, request_id))
 
 
 def revoke(tx: Tx, organization_id: str, invitation_id: str, *, actor: Actor) -> Refused | None:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from sqlalchemy import text
 
-from usageflow.api.signing_in import ADDRESS_ATTEMPTS_MAX
+from usageflow.api.signing_in import ADDRESS_ATTEMPTS_MAX, EMAIL_ATTEMPTS_MAX
 from usageflow.catalog import passwords, people
 from usageflow.db.session import Database
 
@@ -57,9 +57,9 @@ def test_who_has_an_account_shows_it(
         people.create(tx, "eve@example.com", passwords.hashed(PASSWORD))
     admin, other = sign_in("ADMIN"), sign_in("ADMIN", organization="other")
     token = invited(admin, "eve@example.com")
-    assert accepted(rest, token, password="correct horse batterx").status_code == 401
-    assert accepted(rest, token).status_code == 401
-    assert accepted(admin, token).status_code == 401
+    assert accepted(rest, token, password="correct horse batterx").status_code == 403
+    assert accepted(rest, token).status_code == 403
+    assert accepted(admin, token).status_code == 403
     first = accepted(rest, token, password=PASSWORD).json()["organization"]
     token = invited(other, "eve@example.com", "VIEWER")
     second = accepted(rest, token).json()["organization"]
@@ -108,8 +108,12 @@ def test_who_may_invite_whom(sign_in: SignIn) -> None:
         assert sign_in(role).post(PATH, json=body).status_code == status
 
 
-def test_who_guesses_links_has_to_wait(rest: httpx.Client) -> None:
-    """A token cannot be guessed; this keeps who tries from keeping the database busy."""
-    for _ in range(ADDRESS_ATTEMPTS_MAX):
-        assert accepted(rest, "guess").status_code == 404
+def test_who_guesses_has_to_wait(sign_in: SignIn, rest: httpx.Client) -> None:
+    """At the password behind one link, and at links as such."""
+    token = invited(sign_in("ADMIN"), "eve@example.com")
+    for _ in range(EMAIL_ATTEMPTS_MAX):
+        assert accepted(rest, token, password="short").status_code == 422
+    assert accepted(rest, token, password=PASSWORD).status_code == 429
+    for number in range(ADDRESS_ATTEMPTS_MAX - EMAIL_ATTEMPTS_MAX):
+        assert accepted(rest, f"guess {number}").status_code == 404
     assert accepted(rest, "guess").status_code == 429

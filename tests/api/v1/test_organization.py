@@ -46,7 +46,7 @@ def test_what_an_organization_cannot_be(sign_in: SignIn) -> None:
     """The field is named, nothing changes, not even the name that came along."""
     owner = sign_in("OWNER")
     before = owner.get(PATH).text
-    for changes, field in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"currency": "XXX"}, "currency"),
         ({"time_zone": "Mars/Base"}, "time_zone"),
         ({"grace_s": -1}, "grace_s"),
@@ -54,7 +54,8 @@ def test_what_an_organization_cannot_be(sign_in: SignIn) -> None:
         ({"issuer": {"email": "nobody"}}, "issuer.email"),
         ({"issuer": {"logo": "x"}}, "issuer.logo"),
         ({"key": "acme"}, "key"),
-    ]:
+    ]
+    for changes, field in cases:
         response = owner.patch(PATH, json={"name": "Acme", **changes})
         assert response.status_code == 422
         assert response.json()["error"]["fields"][0]["field"] == field

@@ -35,7 +35,9 @@ from usageflow.errors import RequestRefused
 
 router = v1_router("auth")
 
-NOWHERE: Final = Refused("forbidden", "you are a member of no organization any more; ask to be invited")
+NOWHERE: Final = Refused(
+    "forbidden", "you are a member of no organization any more; ask to be invited"
+)
 
 Password = Annotated[str, StringConstraints(max_length=passwords.PASSWORD_CHARS_MAX)]
 Token = Annotated[str, StringConstraints(max_length=100)]
@@ -217,8 +219,7 @@ def _signed_up(
         person_id = people.create(tx, body.email, password_hash)
         if person_id is None:
             return members.KNOWN_ADDRESS
-        joined = invitations.accept(tx, body.invitation, person_id, actor=actor)
-        return joined if isinstance(joined, Refused) else (person_id, joined)
+        return invitations.accept(tx, body.invitation, person_id, actor=actor)
     if body.organization_name is None:
         return Refused("invalid", "Which organization is it?", "organization_name")
     return founding.sign_up(

@@ -9,12 +9,12 @@ from usageflow.api.access import ACCESS_COOKIE, Access, Rest, RestDep, needs, re
 from usageflow.api.exact_json import Answer, Body, Email, Id, answer
 from usageflow.api.paging import Listed, PageDep, listed
 from usageflow.api.rest import refusal, v1_router
-from usageflow.api.signing_in import SAME_SITE, Guard, GuardDep, begin, keep, wrong_password
+from usageflow.api.signing_in import SAME_SITE, GuardDep, begin, keep
 from usageflow.api.v1.auth import Password, Token
 from usageflow.api.who import SignedInOut, told
-from usageflow.catalog import invitations, passwords, people, sessions
+from usageflow.catalog import invitations, sessions
 from usageflow.catalog.audit import Actor
-from usageflow.catalog.members import KNOWN_ADDRESS
+from usageflow.catalog.invitations import Joined
 from usageflow.catalog.permissions import Role
 from usageflow.catalog.refusals import Refused
 from usageflow.db.tables import InvitationRow
@@ -105,51 +105,30 @@ def accept_invitation(
     body: Acceptance, request: Request, rest: RestDep, guard: GuardDep
 ) -> Response:
     """Come in by a link, and sign in: with the account one has, or with a new one."""
-    guard.admit(request)
-    with rest.db.reading() as tx:
-        email = invitations.email_of(tx, body.token)
-    if email is None:
-        guard.failed(request)
-        refusal(invitations.NO_LINK)
-    account = _account(body, email, request, rest, guard)
-    password_hash = None if account else _new_password(body)
+    guard.admit(request, body.token)
+    joined = _joined(body, request, rest)
+    if isinstance(joined, Refused):
+        guard.failed(request, body.token)
+        refusal(joined)
     with rest.db.transaction() as tx:
-        person_id = account or people.create(tx, email, password_hash or "")
-        if person_id is None:
-            refusal(KNOWN_ADDRESS)
-        actor = Actor(email, request_id_of(request))
-        joined = invitations.accept(tx, body.token, person_id, actor=actor)
-        if isinstance(joined, Refused):
-            refusal(joined)
-        tokens = begin(tx, request, person_id, joined)
-        content = told(tx, person_id, joined)
+        tokens = begin(tx, request, *joined)
+        content = told(tx, *joined)
     return keep(answer(content.brief()), tokens, request, rest)
 
 
-def _account(
-    body: Acceptance, email: str, request: Request, rest: Rest, guard: Guard
-) -> str | None:
-    """The id of the person with this address, who has proved it; None if nobody has it yet."""
-    with rest.db.reading() as tx:
-        if people.find(tx, email) is None:
-            return None
+def _joined(body: Acceptance, request: Request, rest: Rest) -> Joined | Refused:
+    """By being signed in with the address that was invited, or else by its password."""
+    request_id = request_id_of(request)
+    with rest.db.transaction() as tx:
         signed_in = sessions.authenticate(tx, request.cookies.get(ACCESS_COOKIE, ""))
-    if signed_in is not None and signed_in.email == email:
-        return signed_in.person_id
-    guard.admit(request, email)
-    person_id = people.recognised(rest.db, email, body.password or "")
-    if person_id is None:
-        guard.failed(request, email)
-        wrong_password()
-    return person_id
-
-
-def _new_password(body: Acceptance) -> str:
-    """What is kept of the password of a new account."""
-    given = body.password or ""
-    if problem := passwords.password_problem(given):
-        refusal(Refused("invalid", problem, "password"))
-    return passwords.hashed(given)
+        if signed_in is not None:
+            actor = Actor(signed_in.email, request_id)
+            joined = invitations.accept(tx, body.token, signed_in.person_id, actor=actor)
+            if joined != invitations.OTHER_ADDRESS:
+                return joined
+    return invitations.accept_with_password(
+        rest.db, body.token, body.password or "", request_id=request_id
+    )
 
 
 def _fields(row: InvitationRow) -> dict[str, Any]:
