@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from usageflow._version import __version__
+from usageflow.api import track_openapi
 from usageflow.api.access import Door, Rest
 from usageflow.api.edge import EdgeEndpoints
 from usageflow.api.metrics import MetricsEndpoint
@@ -68,6 +69,7 @@ def create_api(
             *PortalPages(db, settings).routes(),
             *TrackEndpoints(db, settings).routes(),
         ],
+        paths=track_openapi.OPENAPI,
         exception_handlers={
             ClientDisconnect: _gone,
             DatabaseError: _unavailable,

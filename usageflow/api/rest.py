@@ -25,7 +25,7 @@ from usageflow.errors import RequestRefused
 V1: Final = "/api/v1"
 STATUS_OF: Final = {"not_found": 404, "conflict": 409, "invalid": 422, "forbidden": 403}
 """The status of each way to be refused."""
-NO_HANDLERS: Final[Mapping[Any, Any]] = MappingProxyType({})
+NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 FIELDS_TOLD_MAX: Final = 20
 """Mistakes named in one answer."""
 
@@ -88,9 +88,10 @@ def create_rest(
     *,
     routers: Sequence[APIRouter],
     routes: Sequence[BaseRoute] = (),
-    exception_handlers: Mapping[Any, Any] = NO_HANDLERS,
+    paths: Mapping[str, Any] = NOTHING,
+    exception_handlers: Mapping[Any, Any] = NOTHING,
 ) -> FastAPI:
-    """The app of these routers, with other `routes` before them that OpenAPI does not show."""
+    """The app of these routers, and of other `routes`, of which OpenAPI tells what `paths` have."""
     app = FastAPI(
         title="UsageFlow",
         version=__version__,
@@ -114,6 +115,9 @@ def create_rest(
                 told = {"x-permission": permission_of(route)}
                 route.openapi_extra = {**(route.openapi_extra or {}), **told}
         app.include_router(router)
+    document = app.openapi()
+    for path, methods in paths.items():
+        document["paths"].setdefault(path, {}).update(methods)
     return app
 
 

@@ -19,6 +19,7 @@ from usageflow.cli import (
     endpoints,
     inbox,
     keys,
+    ledger,
     migrate,
     organizations,
     policies,
@@ -59,6 +60,7 @@ app.add_typer(stripe.app, name="stripe")
 app.add_typer(secrets.app, name="secrets")
 app.command("spool")(spool.spool)
 app.add_typer(audit.app, name="audit")
+app.add_typer(ledger.app, name="ledger")
 app.command("stripe-emulator")(emulator.stripe_emulator)
 app.command("migrate")(migrate.migrate)
 app.command("config")(config.config)
