@@ -196,6 +196,7 @@ def _last(source: Source, columns: Iterable[str]) -> Select[Any]:
         .subquery("latest")
     )
     same = and_(
+        rows.organization_id == source.organization_id,
         rows.customer_id == latest.c.customer_id,
         rows.metric == latest.c.metric,
         source.at == latest.c.at,

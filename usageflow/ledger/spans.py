@@ -67,6 +67,7 @@ class Source:
     def __init__(
         self, tx: Tx, organization_id: str, row: type[Row], at: str, spans: Sequence[Span]
     ) -> None:
+        self.organization_id = organization_id
         self.rows = table(row)
         self.at: ColumnElement[Any] = self.rows.c[at]
         asked = given(tx, "asked", _KINDS, spans)
@@ -94,11 +95,14 @@ class Source:
 
 
 def _of_everyone(organization_id: str, asked: Select[Any]) -> Select[Any]:
-    """Each span once for every customer of the organization."""
+    """Each span once for every customer of the organization.
+
+    The id is an expression, so that SQLite looks for the rows of a customer, never the other way.
+    """
     span, customers = asked.subquery("everyone"), table(CustomerRow)
     columns = [span.c[name] for name in _KINDS if name != "customer_id"]
     return (
-        select(*columns, customers.c.id.label("customer_id"))
+        select(*columns, customers.c.id.concat("").label("customer_id"))
         .select_from(span.join(customers, literal(value=True)))
         .where(customers.c.organization_id == organization_id)
     )
