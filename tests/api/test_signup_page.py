@@ -8,7 +8,14 @@ from html import unescape
 
 import pytest
 
-from usageflow.api.signup_page import STYLE_SOURCE, done_page, form_page, message_page
+from usageflow.api.signup_page import (
+    STYLE_SOURCE,
+    done_page,
+    form_page,
+    invite_page,
+    message_page,
+)
+from usageflow.catalog.invitations import Offer
 from usageflow.config import Settings
 
 HOSTILE = "\"><script>alert('x')</script>&amp;"
@@ -16,6 +23,9 @@ PAGES = {
     "form": form_page(HOSTILE, {"organization": HOSTILE, "email": HOSTILE}, {"email": HOSTILE}),
     "done": done_page(HOSTILE, HOSTILE, HOSTILE),
     "message": message_page(HOSTILE, HOSTILE),
+    "invite": invite_page(
+        HOSTILE, Offer(HOSTILE, HOSTILE, HOSTILE, has_account=True), {"password": HOSTILE}
+    ),
 }
 
 

@@ -109,7 +109,12 @@ def test_who_is_invited_comes_in(db: Database, acme: str) -> None:
     """In the role of the invitation, by the link that was mailed; once."""
     token = token_of(invited(db, acme))
     with db.reading() as tx:
-        assert invitations.email_of(tx, token) == "eve@example.com"
+        assert invitations.offer(tx, token) == (
+            "eve@example.com",
+            "DEVELOPER",
+            "Acme & Sons",
+            False,
+        )
         (mail,) = tx.session.execute(text("SELECT * FROM mail")).all()
         assert (mail.recipient, mail.subject) == (
             "eve@example.com",
@@ -120,7 +125,7 @@ def test_who_is_invited_comes_in(db: Database, acme: str) -> None:
     assert accepted(db, token) == acme
     assert accepted(db, token) == NO_LINK
     with db.reading() as tx:
-        assert invitations.email_of(tx, token) is None
+        assert invitations.offer(tx, token) is None
         rows, _ = members.listing(tx, acme, offset=0, limit=9)
         assert {(row.email, row.role) for row in rows} == {
             ("ada@example.com", "OWNER"),
@@ -160,7 +165,7 @@ def test_a_link_gets_too_old(db: Database, clock: Clock, acme: str) -> None:
     )
     clock.now = START + timedelta(hours=48)
     with db.reading() as tx:
-        assert invitations.email_of(tx, token) is None
+        assert invitations.offer(tx, token) is None
         assert invitations.listing(tx, acme, offset=0, limit=9) == ([], 0)
     assert accepted(db, token) == NO_LINK
     assert accepted(db, token_of(invited(db, acme))) == acme

@@ -63,30 +63,30 @@ class SignupPages:
         """The form, for a link that works."""
         token = request.query_params.get("token", "")
         refused = await self._refused(request, token)
-        return refused or _page(200, form_page(token, {}, {}))
+        return refused or page(200, form_page(token, {}, {}))
 
     async def submit(self, request: Request) -> Response:
         """Take the form: the account and a key, or the form again with what is wrong."""
         if foreign(request.headers):
             text = "Open the link again, and send the form from there."
-            return _page(403, message_page("The form came from another site", text))
-        values = await _form(request)
+            return page(403, message_page("The form came from another site", text))
+        values = await read_form(request)
         if values is None:
             text = "Open the link again, and send the form that it shows."
-            return _page(400, message_page("This is not the form", text))
+            return page(400, message_page("This is not the form", text))
         token = values.get("token", "")
         if refused := await self._refused(request, token):
             return refused
         problems = problems_of(values)
         if problems:
-            return _page(422, form_page(token, values, problems))
+            return page(422, form_page(token, values, problems))
         key = await run_in_threadpool(self._sign_up, token, values)
         if isinstance(key, Refused):
             if key.field is None:
                 return _no_link()
-            return _page(422, form_page(token, values, {key.field: key.message}))
+            return page(422, form_page(token, values, {key.field: key.message}))
         server = f"{request.url.scheme}://{request.url.netloc}"
-        return _page(200, done_page(values["organization"].strip(), key, server))
+        return page(200, done_page(values["organization"].strip(), key, server))
 
     async def _refused(self, request: Request, token: str) -> Response | None:
         """The answer to a link that does not work, or to too many of them."""
@@ -96,9 +96,9 @@ class SignupPages:
         address = request.client.host if request.client else ""
         if self._attempts.exhausted(address, self._clock()):
             text = "Wait a minute, then open the link as the server printed it."
-            page = _page(429, message_page("Too many attempts", text))
-            page.headers["retry-after"] = f"{ATTEMPTS_S:.0f}"
-            return page
+            waiting = page(429, message_page("Too many attempts", text))
+            waiting.headers["retry-after"] = f"{ATTEMPTS_S:.0f}"
+            return waiting
         self._attempts.failed(address)
         return _no_link()
 
@@ -152,7 +152,7 @@ def _organization_problem(name: str) -> str | None:
     return None if name.isprintable() else "Only characters that can be seen, please."
 
 
-async def _form(request: Request) -> dict[str, str] | None:
+async def read_form(request: Request) -> dict[str, str] | None:
     """The fields of a form; None if the body is none or too large. Reading stops at the limit."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
@@ -168,12 +168,13 @@ async def _form(request: Request) -> dict[str, str] | None:
         return None
 
 
-def _page(status: int, html: str) -> Response:
+def page(status: int, html: str) -> Response:
+    """A page that is not stored, not framed, loads nothing, and keeps its address to itself."""
     return HTMLResponse(html, status, _HEADERS)
 
 
 def _no_link() -> Response:
-    return _page(
+    return page(
         404,
         message_page(
             "This link does not work",

@@ -1,6 +1,6 @@
-"""The pages of the owner's sign-up as HTML. Pure: values in, text out, everything escaped.
+"""The pages of sign-up and invitations as HTML. Pure: values in, text out, everything escaped.
 
-They work without JavaScript and load nothing. What is valid is decided in `signup`.
+They work without JavaScript and load nothing. What is valid is decided in `signup` and `invite`.
 """
 
 import base64
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from usageflow.catalog.invitations import Offer
 from usageflow.catalog.passwords import PASSWORD_CHARS_MIN
 
 STYLE: Final = """
@@ -66,6 +67,10 @@ _FIELDS: Final = (
     ),
 )
 """Name, label, type, what a browser may fill in, bounds, hint."""
+_OWN_PASSWORD: Final = (
+    *("password", "Password", "password", "current-password", 'maxlength="1024"'),
+    "Of the account that you have already.",
+)
 
 
 def form_page(token: str, values: Mapping[str, str], problems: Mapping[str, str]) -> str:
@@ -80,6 +85,21 @@ def form_page(token: str, values: Mapping[str, str], problems: Mapping[str, str]
 <form method="post" action="/signup">
 <input type="hidden" name="token" value="{escape(token)}">
 {fields}<button type="submit">Create account</button>
+</form>""",
+    )
+
+
+def invite_page(token: str, offer: Offer, problems: Mapping[str, str]) -> str:
+    """The form to come in by an invitation: the password one has, or one to choose."""
+    row = _OWN_PASSWORD if offer.has_account else _FIELDS[-1]
+    title = f"Join {offer.organization}"
+    return _page(
+        f"Check the form: {title}" if problems else title,
+        f"""<h1>{escape(title)}</h1>
+<p class="dim">You are invited as {escape(offer.email)}, in the role {escape(offer.role)}.</p>
+<form method="post" action="/invite">
+<input type="hidden" name="token" value="{escape(token)}">
+{_field(row, {}, problems, focus=True)}<button type="submit">Join</button>
 </form>""",
     )
 

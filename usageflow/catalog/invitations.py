@@ -45,6 +45,15 @@ class Invited(NamedTuple):
     link: str
 
 
+class Offer(NamedTuple):
+    """Whom a link is for, and what it makes of them. `organization`: as people call it."""
+
+    email: str
+    role: str
+    organization: str
+    has_account: bool
+
+
 class Joined(NamedTuple):
     """Who came in, and where."""
 
@@ -92,10 +101,17 @@ def invite(
     return Invited(invitation, link)
 
 
-def email_of(tx: Tx, token: str) -> str | None:
-    """Whom a link is for, while it can be used."""
+def offer(tx: Tx, token: str) -> Offer | None:
+    """What a link offers, while it can be used."""
     found = _find(tx, col(InvitationRow.token_hash) == _hash(token))
-    return None if found is None else found.email
+    if found is None:
+        return None
+    return Offer(
+        email=found.email,
+        role=found.role,
+        organization=_name(tx, found.organization_id),
+        has_account=people.find(tx, found.email) is not None,
+    )
 
 
 def accept(tx: Tx, token: str, person_id: str, *, actor: Actor) -> Joined | Refused:
@@ -120,18 +136,20 @@ def accept_with_password(
     Opens its own transactions, because hashing must not happen in one.
     """
     with db.reading() as tx:
-        email = email_of(tx, token)
-        known = email is not None and people.find(tx, email) is not None
-    if email is None:
+        offered = offer(tx, token)
+    if offered is None:
         return NO_LINK
-    found = people.recognised(db, email, password) if known else None
-    if known and found is None:
-        return WRONG_PASSWORD
-    if not known and (problem := password_problem(password)):
-        return Refused("invalid", problem, "password")
-    password_hash = "" if known else hashed(password)
+    email, password_hash = offered.email, ""
+    if offered.has_account:
+        person_id = people.recognised(db, email, password)
+        if person_id is None:
+            return WRONG_PASSWORD
+    else:
+        if problem := password_problem(password):
+            return Refused("invalid", problem, "password")
+        person_id, password_hash = None, hashed(password)
     with db.transaction() as tx:
-        person_id = found or people.create(tx, email, password_hash)
+        person_id = person_id or people.create(tx, email, password_hash)
         if person_id is None:
             return KNOWN_ADDRESS
         return accept(tx, token, person_id, actor=Actor(email, request_id))
@@ -203,8 +221,7 @@ def _open(tx: Tx) -> tuple[ColumnElement[bool], ...]:
 
 
 def _mail(tx: Tx, invitation: InvitationRow, link: str) -> None:
-    row = tx.session.get_one(OrganizationRow, invitation.organization_id)
-    name = row.display_name or row.name
+    name = _name(tx, invitation.organization_id)
     outbox.post(
         tx,
         invitation.organization_id,
@@ -216,6 +233,11 @@ def _mail(tx: Tx, invitation: InvitationRow, link: str) -> None:
             f"If you did not expect this, do nothing.\n"
         ),
     )
+
+
+def _name(tx: Tx, organization_id: str) -> str:
+    row = tx.session.get_one(OrganizationRow, organization_id)
+    return row.display_name or row.name
 
 
 def _record(tx: Tx, invitation: InvitationRow, action: str, actor: Actor) -> None:
