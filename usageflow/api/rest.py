@@ -83,6 +83,22 @@ def refusal(refused: Refused) -> NoReturn:
     raise RequestRefused(STATUS_OF[refused.code], refused.code, refused.message, fields=fields)
 
 
+class Documented(FastAPI):
+    """A FastAPI whose document tells of `paths`, too, which are no routes of its own."""
+
+    def __init__(self, paths: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._paths = paths
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made when it is first asked for."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path, methods in self._paths.items():
+                document["paths"].setdefault(path, {}).update(methods)
+        return super().openapi()
+
+
 def create_rest(
     rest: Rest,
     *,
@@ -92,7 +108,8 @@ def create_rest(
     exception_handlers: Mapping[Any, Any] = NOTHING,
 ) -> FastAPI:
     """The app of these routers, and of other `routes`, of which OpenAPI tells what `paths` have."""
-    app = FastAPI(
+    app = Documented(
+        paths,
         title="UsageFlow",
         version=__version__,
         summary="Meter any HTTP API durably, and bill for it.",
@@ -115,9 +132,6 @@ def create_rest(
                 told = {"x-permission": permission_of(route)}
                 route.openapi_extra = {**(route.openapi_extra or {}), **told}
         app.include_router(router)
-    document = app.openapi()
-    for path, methods in paths.items():
-        document["paths"].setdefault(path, {}).update(methods)
     return app
 
 
