@@ -5,6 +5,7 @@ No table is here.
 
 from typing import Any, ClassVar, cast
 
+from pydantic_core import PydanticUndefined
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, MetaData, Table, Text, text
 from sqlmodel import Field, SQLModel
 
@@ -36,8 +37,12 @@ def key_column(*references: str, **options: Any) -> Any:
 
 
 def text_column(*references: str, **options: Any) -> Any:
-    """A text column that is always there."""
-    return Field(sa_column=Column(Text, *map(ForeignKey, references), nullable=False, **options))
+    """A text column that is always there. A `default` is the row's as well as the column's."""
+    column = Column(Text, *map(ForeignKey, references), nullable=False, **options)
+    default = options.get("default", PydanticUndefined)
+    if callable(default):
+        return Field(default_factory=default, sa_column=column)
+    return Field(default=default, sa_column=column)
 
 
 def optional_text(*references: str) -> Any:
