@@ -29,6 +29,7 @@ from usageflow.stripe.inbound import (
     ErrorReport,
     InboundEvent,
 )
+from usageflow.stripe.invoice_calls import InvoiceCalls
 from usageflow.stripe.meter_events import Meter, MeterEvent
 from usageflow.stripe.streaming import Stream
 from usageflow.stripe.transport import Wire
@@ -92,6 +93,7 @@ class StripeGateway:
         }
         client = stripe_sdk.StripeClient(api_key, stripe_account=account, **options)
         self._v1, self._oauth = client.v1, client.oauth
+        self.invoices = InvoiceCalls(client.v1, _explained)
         # An account is named by another header there.
         self._v2 = stripe_sdk.StripeClient(api_key, stripe_context=account, **options).v2
         host = base or stripe_sdk.DEFAULT_METER_EVENTS_API_BASE

@@ -14,7 +14,7 @@ from sqlmodel import col, delete
 
 from usageflow.db.session import Database, Tx
 from usageflow.db.statements import insert_new
-from usageflow.db.tables import StripeEventRow
+from usageflow.db.tables import StripeAccountRow, StripeEventRow
 from usageflow.errors import DeliveryError
 from usageflow.ledger import boundaries
 from usageflow.stripe import (
@@ -23,6 +23,7 @@ from usageflow.stripe import (
     directory,
     error_reports,
     identity_lanes,
+    invoice_events,
 )
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import reading_time
@@ -41,7 +42,8 @@ SUBSCRIPTIONS: Final = (
     "customer.subscription.updated",
     "customer.subscription.deleted",
 )
-SNAPSHOTS: Final = (*CUSTOMERS, *METERS, *SUBSCRIPTIONS)
+INVOICES: Final = tuple(invoice_events.KINDS)
+SNAPSHOTS: Final = (*CUSTOMERS, *METERS, *SUBSCRIPTIONS, *INVOICES)
 """What can be asked for later, if it was not told."""
 DEAUTHORIZED: Final = "account.application.deauthorized"
 _REPORTS: Final = (ERROR_REPORT, NO_METER_FOUND)
@@ -80,6 +82,8 @@ class AccountEvents:
             return bool(new)
         if kind in SUBSCRIPTIONS and not event.thin:
             return bool(self._once(event, partial(self._subscription, event)))
+        if kind in INVOICES and not event.thin:
+            return bool(self._once(event, partial(self._invoice, event)))
         if kind in _REPORTS:
             return self._report(event)
         if kind == DEAUTHORIZED and event.account is not None:
@@ -153,6 +157,12 @@ class AccountEvents:
         for moment in billing_periods.keep(tx, self._account_id, customer_id, ends):
             if lane_ids:
                 boundaries.add(tx, lane_ids, moment, "period")
+        return True
+
+    def _invoice(self, event: InboundEvent, tx: Tx) -> bool:
+        """Word of a payment, if the invoice is one of ours."""
+        account = tx.session.get_one(StripeAccountRow, self._account_id)
+        invoice_events.tell(tx, account.organization_id, event)
         return True
 
     def _report(self, event: InboundEvent) -> bool:

@@ -3,8 +3,8 @@
 There are two for an account, or for our platform and all that are connected to it: one of snapshot
 events, and one of the thin events that tell of dropped usage. What they bring is read elsewhere.
 
-Invoices are not among them: were we slow to answer, Stripe would hold back invoices of the
-account's own customers.
+`invoice.created` is not among them: were we slow to answer, Stripe would hold back invoices of the
+account's own customers. What happens to issued ones waits for nobody.
 """
 
 import uuid
