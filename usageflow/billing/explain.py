@@ -116,8 +116,8 @@ def _text(
 
 
 def _line_text(row: InvoiceLineRow, line: LineExplained, currency: str) -> Iterator[str]:
-    of = [part for part in (_usage(line), _period(line)) if part]
-    yield f"{row.position}. {row.description}" + "".join(f" ({part})" for part in of)
+    of = ", ".join(part for part in (_usage(line), _period(line)) if part)
+    yield f"{row.position}. {row.description}" + (f" ({of})" if of else "")
     for step in line.steps:
         yield f"     {step.text}"
     owed = amount(row.amount + row.billed_before, currency)

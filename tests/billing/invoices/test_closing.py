@@ -294,12 +294,12 @@ def test_a_subscription_that_cannot_be_closed_stops_no_other(
         ids.append(books.subscribe(name))
     whole = turnover.take_turn
 
-    def broken(tx: Any, subscription: SubscriptionRow, close: Any) -> Any:
+    def broken(tx: Any, subscription: SubscriptionRow, *more: Any) -> Any:
         if subscription.id == ids[1] and books.now < _APRIL + timedelta(minutes=5):
             subscription.cancel_reason = "half done"
             tx.session.flush()
             raise RuntimeError("broken")
-        return whole(tx, subscription, close)
+        return whole(tx, subscription, *more)
 
     monkeypatch.setattr(duties, "take_turn", broken)
     books.work(_APRIL)
