@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -39,18 +40,41 @@ def _no_float_is_stored(
             raise AssertionError(f"a float goes to the database: {statement}")
 
 
+EMPTIED = """
+SELECT string_agg(format('DELETE FROM %I', tablename), '; ')
+FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'installation')
+"""
+RESTARTED = "SELECT count(setval(format('%I', sequencename)::regclass, 1, false)) FROM pg_sequences"
+SCHEMA = """
+SELECT md5(string_agg(name, ' ' ORDER BY name)) FROM (
+    SELECT concat(oid, relname, relnatts) FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat(oid, tgname, tgenabled) FROM pg_trigger
+    UNION ALL SELECT installation::text FROM installation
+    UNION ALL SELECT version_num FROM alembic_version
+) AS all_of_it (name)
+"""
+
+
 class PostgresServer:
-    """A PostgreSQL of this test session, with a migrated template to clone databases from."""
+    """A PostgreSQL of this test session, with a migrated template to clone databases from.
+
+    To clone one costs more than most tests do, so what a test gives back is emptied for the next.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = make_url(url).set(drivername="postgresql+psycopg")
         self._engine = create_engine(self.url, isolation_level="AUTOCOMMIT")
+        self._idle: list[str] = []
+        self._inside: dict[str, Engine] = {}
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             self._run(f"ALTER SYSTEM SET {setting} = off")  # a test survives no power loss anyway
         self._run("SELECT pg_reload_conf()")
         self._run("CREATE DATABASE template_usageflow")
         template = Database.open(self._named("template_usageflow"))
         template.migrate()
+        with template.reading() as tx:
+            self._emptied = tx.session.execute(text(EMPTIED)).scalar_one()
+            self._schema = tx.session.execute(text(SCHEMA)).scalar_one()
         template.close()
 
     def _named(self, name: str) -> str:
@@ -61,19 +85,59 @@ class PostgresServer:
             connection.execute(text(statement))
 
     def create(self, *, migrated: bool = True) -> str:
-        """The URL of a new database."""
+        """The URL of a database that nobody uses."""
+        if migrated and self._idle:
+            return self._idle.pop()
         name = f"test_{next(_count)}"
         template = "template_usageflow" if migrated else "template1"
         self._run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
-        return self._named(name)
+        url = self._named(name)
+        if migrated:
+            self._inside[url] = create_engine(url, isolation_level="AUTOCOMMIT")
+        return url
 
     def drop(self, url: str) -> None:
-        """Remove a database of `create`, with whatever connections it still has."""
+        """Take back a database of `create`, and end whatever connections it still has."""
+        if url in self._inside:
+            if self._empty(self._inside[url]):
+                self._idle.append(url)
+                return
+            self._inside.pop(url).dispose()
         self._run(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+    def _empty(self, engine: Engine) -> bool:
+        """Whether it is as it was made, now that its rows are gone."""
+        with engine.connect() as connection:
+            connection.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid, CASE state WHEN 'idle' THEN 0 ELSE 5000 END)"
+                    " FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+            if connection.execute(text(SCHEMA)).scalar_one() != self._schema:
+                return False
+            connection.execute(text("SET session_replication_role = replica"))  # past all triggers
+            connection.execute(text(self._emptied))
+            connection.execute(text(RESTARTED))
+            return True
 
     def close(self) -> None:
         """Let go of the server."""
-        self._engine.dispose()
+        for engine in (self._engine, *self._inside.values()):
+            engine.dispose()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test meets a server of the internet; to read all its authorities costs 20 ms a client."""
+    path = tmp_path_factory.mktemp("authorities") / "one.pem"
+    first, end, _ = Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----")
+    path.write_text(f"{first}{end}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(path))
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield
 
 
 @pytest.fixture(scope="session")
