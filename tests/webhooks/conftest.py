@@ -257,7 +257,7 @@ class PostOffice:
         )
         self._server = self._loop.run_until_complete(listening)
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -135,6 +135,23 @@ def test_rotation(office: Any, clock: Any) -> None:
     assert entries(office)[-1][0] == "webhook.rotate_secret"
 
 
+def test_without_its_key_a_secret_stays(office: Any) -> None:
+    """It is not replaced by one that signs alone: its receivers could verify nothing."""
+    endpoint_id, _ = office.endpoint(URL)
+    before = office.row(endpoint_id)
+    with office.db.transaction() as tx:
+        refused = endpoints.rotate_secret(
+            tx,
+            office.organization_id,
+            endpoint_id,
+            keyring=Keyring([b"x" * 32]),
+            actor=ACTOR,
+        )
+        assert isinstance(refused, Refused)
+        assert "which is not in USAGEFLOW_ENCRYPTION_KEYS" in refused.message
+    assert office.row(endpoint_id).secret == before.secret
+
+
 def test_deleted_is_as_if_never_there(office: Any) -> None:
     """Nothing finds it; what was on its way is cancelled, and says why."""
     endpoint_id, _ = office.endpoint(URL)

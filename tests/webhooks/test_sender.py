@@ -127,6 +127,24 @@ def test_slow_endpoints_do_not_keep_others(
     assert (receiver.numbers, another_receiver.numbers) == ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
 
 
+def test_several_servers_share_the_work(office: Any, receiver: Any, another_receiver: Any) -> None:
+    """Each event arrives once at each endpoint, in order, whoever sends it."""
+    for one in (receiver, another_receiver):
+        office.endpoint(one.url)
+    for number in range(30):
+        office.tell(number)
+    fan_out_due(office.db)
+    servers = [webhook_sender(office.db, office.keyring, office.poster) for _ in range(3)]
+    deadline_s = time.monotonic() + 30
+    while len(receiver.requests) + len(another_receiver.requests) < 60:
+        assert time.monotonic() < deadline_s
+        for server in servers:
+            server.begin()
+    for server in servers:
+        server.wait(10)
+    assert receiver.numbers == another_receiver.numbers == list(range(30))
+
+
 KILLED = """
 import ssl, sys
 from datetime import datetime

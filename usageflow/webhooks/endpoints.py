@@ -67,9 +67,10 @@ def create(
         created_at=tx.now,
         updated_at=tx.now,
     )
-    secret = _new_secret(row, keyring)
-    if isinstance(secret, Refused):
-        return secret
+    try:
+        secret = _new_secret(row, keyring)
+    except ConfigurationError as error:
+        return Refused("conflict", str(error))
     tx.session.add(row)
     tx.session.flush()
     _record(tx, row, actor, "webhook.create", after=_told(row))
@@ -113,11 +114,12 @@ def rotate_secret(
     row = find(tx, organization_id, endpoint_id, locked=True)
     if row is None:
         return missing(endpoint_id)
-    old = keyring.open(row.secret, Place.of(row))
-    secret = _new_secret(row, keyring)
-    if isinstance(secret, Refused):
-        return secret
-    row.previous_secret = keyring.seal(old, Place.of(row, "previous_secret"))
+    try:
+        old = keyring.open(row.secret, Place.of(row))
+        row.previous_secret = keyring.seal(old, Place.of(row, "previous_secret"))
+        secret = _new_secret(row, keyring)
+    except ConfigurationError as error:
+        return Refused("conflict", str(error))
     row.previous_until = tx.now + OVERLAP
     row.updated_at = tx.now
     _record(tx, row, actor, "webhook.rotate_secret")
@@ -213,12 +215,10 @@ def _refused(url: str, types: Sequence[str]) -> Refused | None:
     return None
 
 
-def _new_secret(row: WebhookEndpointRow, keyring: Keyring) -> str | Refused:
+def _new_secret(row: WebhookEndpointRow, keyring: Keyring) -> str:
+    """A secret, which is the row's from now on. Raises ConfigurationError without a key."""
     secret = new_secret()
-    try:
-        row.secret = keyring.seal(secret, Place.of(row))
-    except ConfigurationError as error:
-        return Refused("conflict", str(error))
+    row.secret = keyring.seal(secret, Place.of(row))
     return secret
 
 
