@@ -5,7 +5,7 @@ alone: it is told, and tried again later, and the others of its batch go on.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
@@ -23,6 +23,7 @@ from usageflow.billing.prices import Prices, Wanted
 from usageflow.billing.subscription_states import BILLED
 from usageflow.billing.turnover import take_turn
 from usageflow.catalog import plans
+from usageflow.catalog.charges import Terms
 from usageflow.db.billing_tables import InvoiceRow, PaymentRow, SubscriptionRow
 from usageflow.db.session import Database, Tx
 
@@ -117,22 +118,33 @@ def mind_dunning(db: Database) -> int:
 def _close(tx: Tx, organization_id: str, due: Sequence[SubscriptionRow]) -> None:
     prices = Prices(tx, organization_id)
     close = partial(closing.close, prices=prices)
+    terms: dict[tuple[str, int], Terms] = {}
+
+    def foresee() -> None:
+        terms.update(plans.terms_of_many(tx, {_plan(one) for one in due}))
+        prices.foresee(_to_close(due, terms))
 
     def postpone(one: SubscriptionRow) -> None:
         one.due_at = tx.now + RETRY_AFTER
 
     def do(one: SubscriptionRow) -> None:
-        if take_turn(tx, one, close) == "none":
+        if take_turn(tx, one, close, terms.get(_plan(one))) == "none":
             postpone(one)
 
-    _done(tx, lambda: prices.foresee(_to_close(tx, due)))
-    _each(tx, due, do, postpone)
+    _done(tx, foresee)
+    with tx.session.no_autoflush:  # what is read here is foreseen: all is written together
+        _each(tx, due, do, postpone)
 
 
-def _to_close(tx: Tx, due: Sequence[SubscriptionRow]) -> list[Wanted]:
-    terms = plans.terms_of_many(tx, {(one.plan_id, one.plan_version) for one in due})
+def _plan(subscription: SubscriptionRow) -> tuple[str, int]:
+    return subscription.plan_id, subscription.plan_version
+
+
+def _to_close(
+    due: Sequence[SubscriptionRow], terms: Mapping[tuple[str, int], Terms]
+) -> list[Wanted]:
     return [
-        closing.wanted(one, terms[one.plan_id, one.plan_version], end=one.period_end, kind="period")
+        closing.wanted(one, terms[_plan(one)], end=one.period_end, kind="period")
         for one in due
         if one.state in BILLED
     ]
@@ -146,7 +158,8 @@ def _finalize(tx: Tx, organization_id: str, due: Sequence[InvoiceRow]) -> None:
         one.finalize_at = tx.now + RETRY_AFTER
 
     _done(tx, lambda: prices.foresee([again(one, kept[one.id]) for one in due]))
-    _each(tx, due, lambda one: issue(tx, one, kept[one.id], prices), postpone)
+    with tx.session.no_autoflush:  # as above
+        _each(tx, due, lambda one: issue(tx, one, kept[one.id], prices), postpone)
 
 
 def _each(

@@ -33,8 +33,12 @@ class Close(Protocol):
         """`period`: nothing comes after it in this period. `interim`: the period goes on."""
 
 
-def take_turn(tx: Tx, subscription: SubscriptionRow, close: Close) -> Turn:
+def take_turn(
+    tx: Tx, subscription: SubscriptionRow, close: Close, terms: Terms | None = None
+) -> Turn:
     """Do what is due first on a subscription that nobody else can change meanwhile.
+
+    `terms` are those it is under, if who asks for many turns knows them.
 
     A trial becomes ACTIVE without an invoice; a period is closed, then the subscription ends,
     changes its plan, or goes on: each as of the moment it was due, however late that is noticed.
@@ -42,7 +46,7 @@ def take_turn(tx: Tx, subscription: SubscriptionRow, close: Close) -> Turn:
     """
     if subscription.due_at is None or subscription.period_end > tx.now:
         return "none"
-    at, terms = subscription.period_end, terms_of(tx, subscription)
+    at, terms = subscription.period_end, terms or terms_of(tx, subscription)
     if subscription.state in BILLED:
         close(tx, subscription, terms, end=at, kind="period")
     if subscription.cancel_at_period_end:
