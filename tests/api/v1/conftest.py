@@ -1,8 +1,10 @@
 """The whole HTTP API over a real database, called through ASGI, by keys and by people."""
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +18,8 @@ from usageflow.db.ids import new_id
 from usageflow.db.session import Database
 from usageflow.db.tables import MemberRow, PersonRow
 
+EXAMPLES = {"end": "2025-04-01T00:00:00Z"}
+"""Values of the query that an example of their type would not do for."""
 ENCRYPTION_KEY = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
@@ -117,3 +121,70 @@ def key(database: Database) -> Callable[..., str]:
             return create_key(tx, organizations.default_organization(tx), "test", scopes).secret
 
     return create
+
+
+class Calls:
+    """Calls operations as our own OpenAPI document has them."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+
+    def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """(method, path, what is told of it) of every operation."""
+        for path, methods in self._document["paths"].items():
+            for method, told in methods.items():
+                yield method.upper(), path, told
+
+    def names(self) -> set[str]:
+        """The names that stand in paths."""
+        return {name for path in self._document["paths"] for name in re.findall(r"{(\w+)}", path)}
+
+    def ask(
+        self, client: httpx.Client, method: str, path: str, ids: dict[str, str]
+    ) -> httpx.Response:
+        """Call an operation with these ids, in its path and its body, and else with examples."""
+        told = self._document["paths"][path][method.lower()]
+        schema = told.get("requestBody", {}).get("content", {}).get("application/json", {})
+        body = self._example(schema["schema"]) if schema else None
+        if isinstance(body, dict):
+            body |= {name: ids[name] for name in body.keys() & ids.keys() if name.endswith("_id")}
+        params = {
+            one["name"]: ids.get(
+                one["name"], EXAMPLES.get(one["name"], self._example(one["schema"]))
+            )
+            for one in told.get("parameters", [])
+            if one["in"] == "query" and one.get("required")
+        }
+        filled = re.sub(r"{(\w+)}", lambda found: ids[found.group(1)], path)
+        return client.request(method, filled, json=body, params=params)
+
+    def _example(self, schema: dict[str, Any]) -> Any:
+        """The smallest value that a schema permits, more or less."""
+        if "$ref" in schema:
+            return self._example(
+                self._document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            )
+        choices = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf")
+        if choices:
+            return self._example(choices[0])
+        if "const" in schema or "enum" in schema:
+            return schema.get("const") or schema["enum"][0]
+        match schema.get("type"):
+            case "object":
+                known = schema.get("properties", {})
+                return {name: self._example(known[name]) for name in schema.get("required", [])}
+            case "array":
+                return [self._example(schema["items"])] if schema.get("minItems") else []
+            case "integer" | "number":
+                return max(1, schema.get("minimum", 1))
+            case "boolean":
+                return False
+        if schema.get("format") == "date-time":
+            return "2025-03-01T00:00:00Z"
+        return "ada@example.com" if "@" in schema.get("pattern", "") else "example"
+
+
+@pytest.fixture
+def calls(app: ASGIApp) -> Calls:
+    """Every operation there is."""
+    return Calls(app.openapi())  # type: ignore[attr-defined]

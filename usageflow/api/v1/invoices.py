@@ -24,7 +24,7 @@ from usageflow.api.invoice_answers import (
 )
 from usageflow.api.paging import Listed, PageDep, listed
 from usageflow.api.rest import refusal, v1_router
-from usageflow.billing import credit_notes, invoices, manual, payments
+from usageflow.billing import credit_notes, invoices, manual, payments, subscriptions
 from usageflow.billing.credit_notes import CreditLine
 from usageflow.billing.manual import ITEMS_MAX, Draft, Item
 from usageflow.catalog import customers
@@ -141,6 +141,9 @@ def list_invoices_of_subscription(
     subscription: Id, access: CanRead, rest: RestDep, page: PageDep
 ) -> Response:
     """All invoices of a subscription, newest first."""
+    with rest.db.reading() as tx:
+        if subscriptions.find(tx, access.organization_id, subscription) is None:
+            refusal(subscriptions.unknown(subscription))
     return list_invoices(access=access, rest=rest, page=page, subscription_id=subscription)
 
 
