@@ -102,7 +102,7 @@ def _at_stripe(database: Database, organization_id: str) -> dict[str, str]:
     """A Stripe account and a difference, which only Stripe could make come about."""
     with database.transaction() as tx:
         account = StripeAccountRow(
-            id="zebra-account",
+            id="their-account",
             organization_id=organization_id,
             kind="own",
             account=f"acct_{MARK}",
