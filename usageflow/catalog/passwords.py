@@ -61,10 +61,9 @@ def matches(password: str, kept: str | None) -> bool:
         return _matches_scrypt(_typed(password), old)
     with _turns:
         try:
-            _HASHER.verify(kept or _nobodys(), _typed(password))
+            return _HASHER.verify(kept or _nobodys(), _typed(password))
         except (VerificationError, InvalidHashError):
             return False
-    return kept is not None
 
 
 def outdated(kept: str) -> bool:
