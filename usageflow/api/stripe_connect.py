@@ -86,15 +86,7 @@ class StripeConnectPages:
         response = RedirectResponse(
             connect.authorize_url(self._settings, begun.state), status_code=303, headers=_HEADERS
         )
-        response.set_cookie(
-            COOKIE,
-            begun.session,
-            max_age=int(connect.STATE_LIFE.total_seconds()),
-            path=COOKIE_PATH,
-            secure=connect.public_url(self._settings).startswith("https://"),
-            httponly=True,
-            samesite="lax",  # it must come along when Stripe sends the owner back
-        )
+        bind(response, begun, self._settings)
         return response
 
     def finish(self, request: Request) -> Response:
@@ -167,6 +159,19 @@ class StripeConnectPages:
             "Your account is connected",
             f"From now on usage is sent to {account}. You can close this page.",
         )
+
+
+def bind(response: Response, begun: connect.Begun, settings: Settings) -> None:
+    """Let the browser that gets this response, and no other, end the connection."""
+    response.set_cookie(
+        COOKIE,
+        begun.session,
+        max_age=int(connect.STATE_LIFE.total_seconds()),
+        path=COOKIE_PATH,
+        secure=connect.public_url(settings).startswith("https://"),
+        httponly=True,
+        samesite="lax",  # it must come along when Stripe sends the owner back
+    )
 
 
 def _no_link() -> Response:

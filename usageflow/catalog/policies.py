@@ -85,6 +85,27 @@ def current(tx: Tx, organization_id: str) -> CurrentPolicies:
     return CurrentPolicies(items, f'"{hashlib.sha256(repr(items).encode()).hexdigest()[:32]}"')
 
 
+def versions(
+    tx: Tx, organization_id: str, name: str, *, offset: int, limit: int
+) -> tuple[list[PolicyRow], int]:
+    """Versions of a policy, the newest first, and how many there are."""
+    mine = col(PolicyRow.organization_id) == organization_id, col(PolicyRow.name) == name
+    rows = tx.session.exec(
+        select(PolicyRow)
+        .where(*mine)
+        .order_by(col(PolicyRow.version).desc())
+        .offset(offset)
+        .limit(limit)
+    ).all()
+    total = tx.session.exec(select(func.count()).select_from(PolicyRow).where(*mine)).one()
+    return list(rows), total
+
+
+def version(tx: Tx, organization_id: str, name: str, number: int) -> PolicyRow | None:
+    """One version of a policy."""
+    return tx.session.get(PolicyRow, (organization_id, name, number))
+
+
 def _latest(tx: Tx, organization_id: str) -> dict[str, PolicyRow]:
     """The latest version of each policy; other publishers wait until this transaction ends."""
     ours = col(PolicyRow.organization_id) == organization_id

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from usageflow.cli.options import server_settings
-from usageflow.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from usageflow.config import Settings
@@ -50,17 +49,10 @@ class Scope:
     @contextmanager
     def gateway(self, account: str | None) -> "Iterator[tuple[str, StripeGateway]]":
         """An account of the organization and Stripe as it sees it. Raises ConfigurationError."""
-        from usageflow.catalog.secrets import Keyring
-        from usageflow.stripe.access import access
-        from usageflow.stripe.accounts import Refused, account_of
+        from usageflow.stripe.access import reaching
 
-        keyring = Keyring.read(self.settings.encryption_keys)
-        with self.db.reading() as tx:
-            reached = access(account_of(tx, self.organization_id, account), self.settings, keyring)
-        if isinstance(reached, Refused):
-            raise ConfigurationError(reached.reason)
-        with closing(reached.gateway(self.settings)) as gateway:
-            yield reached.account_id, gateway
+        with reaching(self.db, self.settings, self.organization_id, account) as reached:
+            yield reached
 
 
 @contextmanager

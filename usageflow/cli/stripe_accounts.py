@@ -57,17 +57,12 @@ def disconnect(
 def set_key(organization: OrganizationOption = "default", database: DatabaseOption = None) -> None:
     """Store your own account's key, sealed; it is read from standard input."""
     from usageflow.catalog.audit import CLI
-    from usageflow.catalog.organizations import DEFAULT
     from usageflow.stripe.accounts import MODES, is_live
     from usageflow.stripe.own_key import store
 
     with scope(database, organization, new=True) as found:
-        settings = found.settings
-        in_environment = settings.stripe_api_key is not None and settings.stripe_client_id is None
-        if in_environment and organization == DEFAULT:
-            raise ConfigurationError("USAGEFLOW_STRIPE_API_KEY is set, which goes before")
         api_key = _read_key()
-        owner = store(found.db, settings, found.organization_id, api_key, actor=CLI)
+        owner = store(found.db, found.settings, found.organization_id, api_key, actor=CLI)
     whose = "an account" if owner is None else printed(owner.label)
     print(f"stored the {MODES[is_live(api_key)]} key of {whose}")
     print(

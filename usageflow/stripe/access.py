@@ -6,6 +6,8 @@ in which state, is `accounts`'s.
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +21,7 @@ from usageflow.stripe.accounts import (
     MODES,
     OF_STRIPE,
     Refused,
+    account_of,
     accounts,
     ensure_own,
     is_live,
@@ -130,6 +133,24 @@ def access(row: StripeAccountRow, settings: Settings, keyring: Keyring) -> Accou
         calls_per_s=settings.stripe_calls_per_s or _calls_per_s(row),
         api_key=api_key,
     )
+
+
+@contextmanager
+def reaching(
+    db: Database, settings: Settings, organization_id: str, account: str | None = None
+) -> Iterator[tuple[str, StripeGateway]]:
+    """The id of an account of the organization, and Stripe as it sees it.
+
+    Without a name it is the account that usage is sent to. Raises ConfigurationError if there is
+    none, or none that is reached from here.
+    """
+    keyring = Keyring.read(settings.encryption_keys)
+    with db.reading() as tx:
+        reached = access(account_of(tx, organization_id, account), settings, keyring)
+    if isinstance(reached, Refused):
+        raise ConfigurationError(reached.reason)
+    with closing(reached.gateway(settings)) as gateway:
+        yield reached.account_id, gateway
 
 
 def _api_key(row: StripeAccountRow, settings: Settings, keyring: Keyring) -> str | None:

@@ -68,7 +68,9 @@ def ensure_own(tx: Tx, organization_id: str, *, livemode: bool) -> str:
     return account.id
 
 
-def store_key(tx: Tx, organization_id: str, api_key: str, keyring: Keyring, *, actor: str) -> str:
+def store_key(
+    tx: Tx, organization_id: str, api_key: str, keyring: Keyring, *, actor: audit.Actor | str
+) -> str:
     """Seal the key of the organization's own account, made if absent, and active; its id.
 
     Whose key it is must have been seen. Raises ConfigurationError as `ensure_own`, or if there is
@@ -82,7 +84,7 @@ def store_key(tx: Tx, organization_id: str, api_key: str, keyring: Keyring, *, a
     return account.id
 
 
-def remove_key(tx: Tx, organization_id: str, *, actor: str) -> bool:
+def remove_key(tx: Tx, organization_id: str, *, actor: audit.Actor | str) -> bool:
     """Forget the stored key of the organization's own account, which then stops; False if none.
 
     What was not sent yet stays, for another key of the same account.
@@ -101,7 +103,12 @@ def own_account(tx: Tx, organization_id: str) -> StripeAccountRow | None:
 
 
 def connect(
-    tx: Tx, organization_id: str, account: str, *, livemode: bool, actor: str = audit.SYSTEM
+    tx: Tx,
+    organization_id: str,
+    account: str,
+    *,
+    livemode: bool,
+    actor: audit.Actor | str = audit.SYSTEM,
 ) -> str | Refused:
     """Send the organization's usage to this `acct_...` from now on; or why that cannot be.
 
@@ -114,7 +121,9 @@ def connect(
     return joined.id
 
 
-def deauthorize(tx: Tx, account_id: str, reason: str, *, actor: str = audit.SYSTEM) -> bool:
+def deauthorize(
+    tx: Tx, account_id: str, reason: str, *, actor: audit.Actor | str = audit.SYSTEM
+) -> bool:
     """The account's owner has withdrawn it: nothing is sent from now on, and nothing is lost.
 
     False if that was known already.
@@ -122,12 +131,12 @@ def deauthorize(tx: Tx, account_id: str, reason: str, *, actor: str = audit.SYST
     return _happens(tx, account_id, "deauthorize", reason, actor)
 
 
-def pause(tx: Tx, account_id: str, reason: str, *, actor: str = audit.SYSTEM) -> bool:
+def pause(tx: Tx, account_id: str, reason: str, *, actor: audit.Actor | str = audit.SYSTEM) -> bool:
     """Stripe refuses the key: nothing is sent until `resume`. False unless it was active."""
     return _happens(tx, account_id, "pause", reason, actor)
 
 
-def resume(tx: Tx, account_id: str, *, actor: str = audit.SYSTEM) -> bool:
+def resume(tx: Tx, account_id: str, *, actor: audit.Actor | str = audit.SYSTEM) -> bool:
     """Send again. False unless it was paused."""
     return _happens(tx, account_id, "resume", None, actor)
 
@@ -217,7 +226,9 @@ def _joined(
     return made
 
 
-def _happens(tx: Tx, account_id: str, what: str, reason: str | None, actor: str) -> bool:
+def _happens(
+    tx: Tx, account_id: str, what: str, reason: str | None, actor: audit.Actor | str
+) -> bool:
     row = tx.session.get_one(StripeAccountRow, account_id, with_for_update=True)
     state = TRANSITIONS.get((row.state, what))
     if state is None:
@@ -233,7 +244,7 @@ def _record(
     tx: Tx,
     row: StripeAccountRow,
     action: str,
-    actor: str,
+    actor: audit.Actor | str,
     *,
     before: Mapping[str, object] | None = None,
     after: Mapping[str, object],

@@ -26,7 +26,7 @@ def attach(
     identity: Identity,
     stripe_customer_id: str,
     *,
-    actor: str,
+    actor: audit.Actor | str,
 ) -> int:
     """An identity is this Stripe customer; how many lanes go on whose usage was parked.
 
@@ -61,7 +61,9 @@ def attach(
     return released
 
 
-def detach(tx: Tx, account_id: str, identity: Identity, *, actor: str = audit.CLI) -> bool:
+def detach(
+    tx: Tx, account_id: str, identity: Identity, *, actor: audit.Actor | str = audit.CLI
+) -> bool:
     """An identity is again whose Stripe says it is; False if nobody had said otherwise.
 
     It holds for all usage that is not on its way yet, and for what comes.
@@ -82,7 +84,7 @@ def _record(
     identity: Identity,
     change: tuple[Collection[str], Collection[str]],
     *,
-    actor: str,
+    actor: audit.Actor | str,
 ) -> None:
     before, after = change
     audit.record(

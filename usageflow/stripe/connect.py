@@ -1,8 +1,8 @@
 """Connecting an account by OAuth: from a link to the account that usage is sent to.
 
-The link has a ticket, which begins a connection once; the connection has a state, which ends it
-once, in the browser that began it. Only hashes of both are kept. Tokens are not: we act with the
-platform's own key. Pages are `usageflow.api`'s.
+A link's ticket begins a connection once, or somebody who is signed in does; the connection has a
+state, which ends it once, in the browser that began it. Only hashes of them are kept. Tokens are
+not: we act with the platform's own key. Pages are `usageflow.api`'s.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from sqlmodel import col, delete, update
 
+from usageflow.catalog import audit
 from usageflow.config import Settings
 from usageflow.db.session import Database, Tx
 from usageflow.db.tables import OauthStateRow, OrganizationRow, StripeAccountRow
@@ -58,24 +59,24 @@ def public_url(settings: Settings) -> str:
 def link(tx: Tx, settings: Settings, organization_id: str) -> str:
     """The link by which the organization's owner connects an account; good once, for TICKET_LIFE.
 
-    Raises ConfigurationError if there is no platform, Stripe would not come back to our address, or
-    the organization sends its usage to an account of its own.
+    Raises ConfigurationError if none can be connected, see `_require_connectable`.
     """
-    livemode = is_live(platform_key(settings))
-    if livemode and not public_url(settings).startswith("https://"):
-        raise ConfigurationError(
-            "Stripe sends owners back to https addresses only in live mode; set "
-            "USAGEFLOW_PUBLIC_URL to the one of this server"
-        )
-    own = [row for row in accounts.accounts(tx) if row.kind == OWN]
-    reason = accounts.conflict(
-        own, organization_id, "acct_", livemode=livemode, key="the platform's key"
-    )
-    if reason is not None:
-        raise ConfigurationError(reason)
-    tx.session.execute(delete(OauthStateRow).where(col(OauthStateRow.expires_at) < tx.now - KEPT))
+    _require_connectable(tx, settings, organization_id)
     ticket = _token(tx, organization_id, NO_SESSION, TICKET_LIFE)
     return f"{public_url(settings)}{BEGIN_PATH}?{urlencode({'ticket': ticket})}"
+
+
+def start(tx: Tx, settings: Settings, organization_id: str, *, actor: audit.Actor | str) -> Begun:
+    """Begin a connection without a ticket, for somebody who is known to act for the organization.
+
+    Raises ConfigurationError if none can be connected, see `_require_connectable`.
+    """
+    _require_connectable(tx, settings, organization_id)
+    begun = _begun(tx, organization_id)
+    audit.record(
+        tx, organization_id, actor=actor, action="stripe.connect.begin", subject=organization_id
+    )
+    return begun
 
 
 def offered(db: Database, ticket: str) -> str | None:
@@ -95,12 +96,9 @@ def begin(db: Database, ticket: str) -> Begun | None:
     """Use a ticket up and begin a connection; None if it is good for none."""
     if not _is_open(db, ticket, NO_SESSION):
         return None
-    session = secrets.token_urlsafe(32)
     with db.transaction() as tx:
         organization_id = _use(tx, ticket, NO_SESSION)
-        if organization_id is None:
-            return None
-        return Begun(session, _token(tx, organization_id, _hash(session), STATE_LIFE))
+        return None if organization_id is None else _begun(tx, organization_id)
 
 
 def claim(db: Database, state: str, session: str) -> str | None:
@@ -146,7 +144,9 @@ def problem(told: Connected, *, livemode: bool) -> str | None:
     return f"{told.account_id} was connected for reading alone" if told.scope != SCOPE else None
 
 
-def disconnect(db: Database, settings: Settings, account_id: str, *, actor: str) -> str | None:
+def disconnect(
+    db: Database, settings: Settings, account_id: str, *, actor: audit.Actor | str
+) -> str | None:
     """End a connection; nothing is sent any more. None, or what Stripe said against it."""
     with db.transaction() as tx:
         account = tx.session.get_one(StripeAccountRow, account_id).account
@@ -157,6 +157,31 @@ def disconnect(db: Database, settings: Settings, account_id: str, *, actor: str)
     except DeliveryError as error:
         return str(error)
     return None
+
+
+def _require_connectable(tx: Tx, settings: Settings, organization_id: str) -> None:
+    """Raises ConfigurationError if there is no platform, Stripe would not come back to our address,
+    or the organization sends its usage to an account of its own. Forgets what is over.
+    """
+    livemode = is_live(platform_key(settings))
+    if livemode and not public_url(settings).startswith("https://"):
+        raise ConfigurationError(
+            "Stripe sends owners back to https addresses only in live mode; set "
+            "USAGEFLOW_PUBLIC_URL to the one of this server"
+        )
+    own = [row for row in accounts.accounts(tx) if row.kind == OWN]
+    reason = accounts.conflict(
+        own, organization_id, "acct_", livemode=livemode, key="the platform's key"
+    )
+    if reason is not None:
+        raise ConfigurationError(reason)
+    tx.session.execute(delete(OauthStateRow).where(col(OauthStateRow.expires_at) < tx.now - KEPT))
+
+
+def _begun(tx: Tx, organization_id: str) -> Begun:
+    """A connection that only the browser that gets this session can end."""
+    session = secrets.token_urlsafe(32)
+    return Begun(session, _token(tx, organization_id, _hash(session), STATE_LIFE))
 
 
 def _token(tx: Tx, organization_id: str, session_hash: str, life: timedelta) -> str:

@@ -32,7 +32,7 @@ def apply(
     difference_id: int,
     gateway: StripeGateway,
     *,
-    actor: str,
+    actor: audit.Actor | str,
 ) -> str | None:
     """Carry out what is proposed for a difference: None, or why that cannot be.
 
@@ -59,7 +59,7 @@ def apply(
 
 
 def dismiss(
-    tx: Tx, organization_id: str, difference_id: int, *, reason: str, actor: str
+    tx: Tx, organization_id: str, difference_id: int, *, reason: str, actor: audit.Actor | str
 ) -> str | None:
     """Accept a difference as it is, and judge the slot by that from now on; None, or why not.
 
@@ -173,7 +173,7 @@ def _cancel(
         raise
 
 
-def _note(tx: Tx, row: ReconciliationRow, action: str, actor: str) -> None:
+def _note(tx: Tx, row: ReconciliationRow, action: str, actor: audit.Actor | str) -> None:
     audit.record(
         tx,
         row.organization_id,

@@ -3,6 +3,7 @@
 from contextlib import closing
 
 from usageflow.catalog import audit
+from usageflow.catalog.organizations import DEFAULT, organization
 from usageflow.catalog.secrets import Keyring
 from usageflow.config import Settings, problem_of
 from usageflow.db.session import Database, Tx
@@ -14,16 +15,27 @@ from usageflow.stripe.meters import ANOTHER_ACCOUNT, is_strange
 
 
 def store(
-    db: Database, settings: Settings, organization_id: str, api_key: str, *, actor: str
+    db: Database,
+    settings: Settings,
+    organization_id: str,
+    api_key: str,
+    *,
+    actor: audit.Actor | str,
 ) -> AccountInfo | None:
     """Store the key after a look at Stripe with it; whose it is, None if it may not tell.
 
     Raises ConfigurationError if it is no key, is of another account than the one before, could not
-    be sealed, or if the organization has another account; DeliveryError if Stripe refuses it.
+    be sealed, or if the organization has another account, or the key of the environment;
+    DeliveryError if Stripe refuses it.
     """
     problem = problem_of("stripe_api_key", api_key)
     if problem is not None:
         raise ConfigurationError(f"the key {problem}")
+    if settings.stripe_api_key is not None and settings.stripe_client_id is None:
+        with db.reading() as tx:
+            served = organization(tx, DEFAULT)
+        if served == organization_id:
+            raise ConfigurationError("USAGEFLOW_STRIPE_API_KEY is set, which goes before")
     keyring = Keyring.read(settings.encryption_keys)
     keyring.require()
     gateway = StripeGateway(
@@ -40,7 +52,7 @@ def store(
     return owner
 
 
-def remove(tx: Tx, organization_id: str, *, actor: str) -> bool:
+def remove(tx: Tx, organization_id: str, *, actor: audit.Actor | str) -> bool:
     """Forget the key, and stop sending with any; False if there is nothing to end.
 
     What was not sent yet stays, for another key of the same account.

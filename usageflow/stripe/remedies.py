@@ -44,7 +44,9 @@ def refused_with(tx: Tx, organization_id: str, code: str) -> Sequence[str]:
     ).all()
 
 
-def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
+def retry(
+    tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: audit.Actor | str
+) -> list[Outcome]:
     """Send units again, after what was in their way is mended.
 
     As they are if Stripe certainly never took them, or if the other side knows an identifier for
@@ -68,7 +70,9 @@ def retry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: st
     )
 
 
-def carry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: str) -> list[Outcome]:
+def carry(
+    tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: audit.Actor | str
+) -> list[Outcome]:
     """Let another unit carry what is too old for Stripe: there it is usage of now."""
 
     def over(unit: UnitRow, lane: LaneRow) -> Outcome:
@@ -84,7 +88,12 @@ def carry(tx: Tx, organization_id: str, identifiers: Sequence[str], *, actor: st
 
 
 def write_off(
-    tx: Tx, organization_id: str, identifiers: Sequence[str], reason: str, *, actor: str
+    tx: Tx,
+    organization_id: str,
+    identifiers: Sequence[str],
+    reason: str,
+    *,
+    actor: audit.Actor | str,
 ) -> list[Outcome]:
     """Give units up, for this reason: they are never billed, and the statement says so."""
 
@@ -111,7 +120,7 @@ def _each(
     *,
     action: str,
     states: Sequence[str],
-    actor: str,
+    actor: audit.Actor | str,
 ) -> list[Outcome]:
     """Apply a remedy to each of these units that is in one of these states."""
     ours = (

@@ -87,7 +87,12 @@ def plan(wanted: Iterable[Wanted], meters: Iterable[Meter]) -> list[Step]:
 
 
 def apply(
-    db: Database, account_id: str, gateway: StripeGateway, steps: Iterable[Step], *, actor: str
+    db: Database,
+    account_id: str,
+    gateway: StripeGateway,
+    steps: Iterable[Step],
+    *,
+    actor: audit.Actor | str,
 ) -> list[Meter]:
     """Do what the steps say, and nothing else; the meters that were made or reactivated.
 
@@ -109,7 +114,9 @@ def apply(
     return done
 
 
-def _record(tx: Tx, account_id: str, action: Action, meter: Meter, actor: str) -> None:
+def _record(
+    tx: Tx, account_id: str, action: Action, meter: Meter, actor: audit.Actor | str
+) -> None:
     account = tx.session.get_one(StripeAccountRow, account_id)
     audit.record(
         tx,
