@@ -16,7 +16,7 @@ def sheet(**changes: Any) -> Sheet:
     made: dict[str, Any] = {
         "kind": "Invoice",
         "number": "INV-2025-0001",
-        "made_at": datetime(2025, 4, 1, tzinfo=UTC),
+        "made_at": datetime(2025, 4, 1, 0, 0, 0, 7, tzinfo=UTC),
         "issuer": Who(name="CloudAI", lines=("Friedrichstr. 1", "Berlin")),
         "payer": Who(name="Acme Corp", lines=()),
         "facts": (("Issued", "1 April 2025"),),

@@ -81,7 +81,7 @@ def pdf(sheet: Sheet) -> bytes:
         root=TEMPLATE.parent,
         font_paths=_fonts(),
         sys_inputs={"sheet": msgspec.json.encode(_visible(msgspec.to_builtins(sheet))).decode()},
-        timestamp=sheet.made_at,
+        timestamp=sheet.made_at.replace(microsecond=0),  # it takes whole seconds only
     )
 
 
