@@ -19,6 +19,7 @@ from usageflow._version import __version__
 from usageflow.api import track_openapi
 from usageflow.api.access import Door, Rest
 from usageflow.api.edge import EdgeEndpoints
+from usageflow.api.invite import InvitePages
 from usageflow.api.metrics import MetricsEndpoint
 from usageflow.api.portal import PortalPages
 from usageflow.api.problems import Problem, json_response
@@ -63,6 +64,7 @@ def create_api(
             Route("/readyz", _readiness(db), methods=["GET"]),
             *EdgeEndpoints(db, settings, on_events).routes(),
             *SignupPages(db).routes(),
+            *InvitePages(db).routes(),
             *StripeConnectPages(db, settings).routes(),
             *StripeWebhooks(db, settings, on_meters).routes(),
             *MetricsEndpoint(db, settings).routes(),

@@ -18,6 +18,7 @@ from usageflow.cli import (
     emulator,
     endpoints,
     inbox,
+    invoices,
     keys,
     ledger,
     migrate,
@@ -60,6 +61,7 @@ app.add_typer(stripe.app, name="stripe")
 app.add_typer(secrets.app, name="secrets")
 app.command("spool")(spool.spool)
 app.add_typer(audit.app, name="audit")
+app.add_typer(invoices.app, name="invoices")
 app.add_typer(ledger.app, name="ledger")
 app.command("stripe-emulator")(emulator.stripe_emulator)
 app.command("migrate")(migrate.migrate)
@@ -71,7 +73,8 @@ _EXTRAS: Final = {
     **dict.fromkeys(
         (
             *("uvicorn", "httptools", "starlette", "sqlmodel", "sqlalchemy", "alembic"),
-            *("stripe", "urllib3", "jsonschema"),
+            *("stripe", "urllib3", "jsonschema", "fastapi", "jinja2", "argon2"),
+            *("standardwebhooks", "typst", "babel", "limits", "httpcore", "tzdata"),
         ),
         "server",
     ),

@@ -21,6 +21,7 @@ from usageflow.stripe import accounts, catch_up
 from usageflow.stripe.access import AccountAccess, accounts_to_serve
 from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.customers import StripeAddresses
+from usageflow.stripe.invoices import end_settled, issue_due
 from usageflow.stripe.meter_event_sink import StripeMeterEvents
 from usageflow.stripe.meter_event_stream import STREAM_CALLS_PER_S, StripeStream
 from usageflow.stripe.meters import Meters
@@ -33,6 +34,8 @@ METERS_SOON_S: Final = 30.0
 """How often it is seen whether meters should be listed; see `Meters.wanted`."""
 METERS_PAUSE_S: Final = 300.0
 """Shortest pause between two lists because of a meter that is not among them: each is a read."""
+INVOICES_S: Final = 30.0
+"""How often invoices are looked for that are to be paid at Stripe, or were settled here."""
 LEASE_CALLS: Final = 4
 """Calls that one lease must outlive: search, two customers, the event."""
 PAUSE_S_MIN, PAUSE_S_MAX = 60.0, 3_600.0
@@ -183,7 +186,12 @@ class Ways:
                 Duty(f"forwarding to {way.name}", forwarder.forward_once),
             ]
         )
-        way.work(comparing(db, settings, access.account_id, gateway, meters))
+        way.work(
+            [
+                *comparing(db, settings, access.account_id, gateway, meters),
+                Duty(f"invoices of {way.name}", _invoicing(db, access, gateway), INVOICES_S),
+            ]
+        )
         mode = "live" if access.livemode else "test"
         logger.info("%s: forwarding in %s mode", way.name, mode)
         return way
@@ -272,6 +280,16 @@ def _listing(meters: Meters, settings: Settings) -> Callable[[], int]:
         return 0  # nothing was moved, so the worker may pause
 
     return list_meters
+
+
+def _invoicing(db: Database, access: AccountAccess, gateway: StripeGateway) -> Callable[[], int]:
+    """Issue at Stripe what is to be paid there, and end there what is settled here."""
+
+    def invoice() -> int:
+        account_id = access.account_id
+        return issue_due(db, gateway, account_id) + end_settled(db, gateway, account_id)
+
+    return invoice
 
 
 def _name(access: AccountAccess) -> str:
