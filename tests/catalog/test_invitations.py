@@ -248,3 +248,21 @@ def test_a_password_comes_with_the_link(db: Database, acme: str) -> None:
     assert accept(db, token, "correct horse batterx") == WRONG_PASSWORD
     again = accept(db, token, "correct horse battery")
     assert again == (new.person_id, other)
+
+
+def test_a_link_that_is_taken_back_while_the_password_is_hashed(
+    db: Database, acme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leaves no account behind."""
+    made = invited(db, acme)
+    assert isinstance(made, Invited)
+
+    def slow(_: str) -> str:
+        with db.transaction() as tx:
+            invitations.revoke(tx, acme, made.invitation.id, actor=ADA)
+        return "$x$"
+
+    monkeypatch.setattr(invitations, "hashed", slow)
+    assert invitations.accept_with_password(db, token_of(made), "x" * 12) == NO_LINK
+    with db.reading() as tx:
+        assert people.find(tx, "eve@example.com") is None

@@ -116,7 +116,7 @@ def offer(tx: Tx, token: str) -> Offer | None:
 
 def accept(tx: Tx, token: str, person_id: str, *, actor: Actor) -> Joined | Refused:
     """Let the person in who was invited. The link is used up."""
-    found = _find(tx, col(InvitationRow.token_hash) == _hash(token), hold=True)
+    found = _held(tx, token)
     if found is None:
         return NO_LINK
     person = tx.session.get_one(PersonRow, person_id)
@@ -149,6 +149,8 @@ def accept_with_password(
             return Refused("invalid", problem, "password")
         person_id, password_hash = None, hashed(password)
     with db.transaction() as tx:
+        if _held(tx, token) is None:  # it was used in the meantime: no account is made
+            return NO_LINK
         person_id = person_id or people.create(tx, email, password_hash)
         if person_id is None:
             return KNOWN_ADDRESS
@@ -204,6 +206,10 @@ def _in_the_way(tx: Tx, organization_id: str, email: str) -> Refused | None:
     invited.revoked_at = tx.now
     tx.session.flush()  # before the new one, which takes its place in the index
     return None
+
+
+def _held(tx: Tx, token: str) -> InvitationRow | None:
+    return _find(tx, col(InvitationRow.token_hash) == _hash(token), hold=True)
 
 
 def _find(tx: Tx, *which: ColumnElement[bool], hold: bool = False) -> InvitationRow | None:
