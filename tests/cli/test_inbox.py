@@ -13,11 +13,10 @@ import pytest
 from sqlmodel import select
 
 from usageflow.catalog.organizations import default_organization
-from usageflow.cli import inbox
 from usageflow.db.session import Database
 from usageflow.db.tables import ReconciliationRow, StripeAccountRow
 from usageflow.events import Identity, UsageEvent, encode
-from usageflow.ledger import store, units
+from usageflow.ledger import inbox_details, store, units
 from usageflow.ledger.attempts import Limits
 from usageflow.ledger.verdicts import Parked
 from usageflow.stripe.accounts import ensure_own
@@ -186,7 +185,7 @@ def test_a_person_sees_the_newest(run: Run, full: str, monkeypatch: pytest.Monke
     assert len(lines) == 2 + 50 + 2
     assert lines[-1] == "... and 15 more; --json shows them all"
     assert not any("gap event" in line for line in lines)
-    monkeypatch.setattr(inbox, "KEYS_MAX", 7)
+    monkeypatch.setattr(inbox_details, "KEYS_MAX", 7)
     found = [
         json.loads(line) for line in run("inbox", "--json", "--database", full).out.splitlines()
     ]

@@ -1,11 +1,12 @@
 """The inbox: what needs a human, each with a reason they understand. Reads only."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
-from sqlalchemy import ColumnElement, bindparam, func
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal, union_all
 from sqlalchemy import select as select_columns
 from sqlmodel import col, select
 
@@ -27,6 +28,8 @@ UNIT_STATES: Final = ("parked", "quarantined", "held")
 WITHDRAWN: Final = "its Stripe account was disconnected; it is sent when that is connected again"
 """Why units that are only waiting need a human all the same."""
 
+Kind: TypeAlias = Literal["event", "unit", "difference", "rejection"]
+
 _NO_REASON: Final = "no reason given"
 
 # Written out in the statement, so that the partial index of the same condition is used.
@@ -44,7 +47,7 @@ class Item:
     `subject`: whose it is and of what, as far as known.
     """
 
-    kind: Literal["event", "unit", "difference", "rejection"]
+    kind: Kind
     key: str | None
     state: str
     subject: str
@@ -72,30 +75,53 @@ class Gap:
 def items(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     """What needs a human: the latest of each kind, at most `limit` of each."""
     return [
-        *_events(tx, organization_id, limit),
-        *_units(tx, organization_id, limit),
-        *_differences(tx, organization_id, limit),
-        *_rejections(tx, organization_id, limit),
+        item
+        for kind, conditions in _conditions(organization_id).items()
+        for item in _READERS[kind](tx, limit, *conditions)
     ]
+
+
+def listing(
+    tx: Tx,
+    organization_id: str,
+    *,
+    kind: Kind | None = None,
+    state: str | None = None,
+    offset: int,
+    limit: int,
+) -> tuple[list[Item], int]:
+    """What needs a human, the latest first whatever it is, and how much there is."""
+    conditions = _conditions(organization_id)
+    kinds = [one for one in conditions if kind in (None, one)]
+    waiting = union_all(*(_waiting(one, *conditions[one]) for one in kinds)).subquery()
+    wanted = select_columns(waiting).where(*[waiting.c.state == state] if state else [])
+    total: int = tx.session.execute(
+        select_columns(func.count()).select_from(wanted.subquery())
+    ).scalar_one()
+    latest = wanted.order_by(waiting.c.since.desc(), waiting.c.kind, waiting.c.seq.desc())
+    page = tx.session.execute(latest.offset(offset).limit(limit)).all()
+    found = [
+        item
+        for one in sorted(kinds)
+        for item in _READERS[one](
+            tx,
+            limit,
+            *conditions[one],
+            _COLUMNS[one][0].in_([row.seq for row in page if row.kind == one]),
+        )
+    ]
+    return sorted(found, key=lambda item: item.since, reverse=True), total
 
 
 def count(tx: Tx, organization_id: str) -> int:
     """How many things need a human."""
-    counts = (
-        select(func.count())
-        .select_from(UnitRow)
-        .where(col(UnitRow.organization_id) == organization_id)
-        .where(_needs_a_human(organization_id)),
-        select(func.count())
-        .select_from(ReconciliationRow)
-        .where(col(ReconciliationRow.organization_id) == organization_id)
-        .where(col(ReconciliationRow.state) == "open"),
-        select(func.count())
-        .select_from(IngestRejectionRow)
-        .where(col(IngestRejectionRow.organization_id) == organization_id),
-    )
-    others = sum(tx.session.exec(statement).one() for statement in counts)
-    return unknown(tx, organization_id) + others
+    counts: list[int] = [
+        tx.session.execute(
+            select_columns(func.count(_COLUMNS[kind][0])).where(*conditions)
+        ).scalar_one()
+        for kind, conditions in _conditions(organization_id).items()
+    ]
+    return sum(counts)
 
 
 def unknown(tx: Tx, organization_id: str) -> int:
@@ -126,13 +152,9 @@ def gaps(tx: Tx, organization_id: str) -> list[Gap]:
     return [Gap(*row) for row in rows]
 
 
-def _events(tx: Tx, organization_id: str, limit: int) -> list[Item]:
+def _events(tx: Tx, limit: int, *wanted: ColumnElement[bool]) -> list[Item]:
     rows = tx.session.exec(
-        select(UsageEventRow)
-        .where(col(UsageEventRow.organization_id) == organization_id)
-        .where(_FOR_HUMAN)
-        .order_by(col(UsageEventRow.seq).desc())
-        .limit(limit)
+        select(UsageEventRow).where(*wanted).order_by(col(UsageEventRow.seq).desc()).limit(limit)
     )
     return [
         Item(
@@ -161,12 +183,11 @@ def _needs_a_human(organization_id: str) -> ColumnElement[bool]:
     return col(UnitRow.state).in_(UNIT_STATES) | waiting
 
 
-def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
+def _units(tx: Tx, limit: int, *wanted: ColumnElement[bool]) -> list[Item]:
     rows = tx.session.exec(
         select(UnitRow, LaneRow)
         .join(LaneRow, col(LaneRow.id) == col(UnitRow.lane_id))
-        .where(col(UnitRow.organization_id) == organization_id)
-        .where(_needs_a_human(organization_id))
+        .where(*wanted)
         .order_by(col(UnitRow.id).desc())
         .limit(limit)
     )
@@ -183,11 +204,10 @@ def _units(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     ]
 
 
-def _differences(tx: Tx, organization_id: str, limit: int) -> list[Item]:
+def _differences(tx: Tx, limit: int, *wanted: ColumnElement[bool]) -> list[Item]:
     rows = tx.session.exec(
         select(ReconciliationRow)
-        .where(col(ReconciliationRow.organization_id) == organization_id)
-        .where(col(ReconciliationRow.state) == "open")
+        .where(*wanted)
         .order_by(col(ReconciliationRow.id).desc())
         .limit(limit)
     )
@@ -204,10 +224,10 @@ def _differences(tx: Tx, organization_id: str, limit: int) -> list[Item]:
     ]
 
 
-def _rejections(tx: Tx, organization_id: str, limit: int) -> list[Item]:
+def _rejections(tx: Tx, limit: int, *wanted: ColumnElement[bool]) -> list[Item]:
     rows = tx.session.exec(
         select(IngestRejectionRow)
-        .where(col(IngestRejectionRow.organization_id) == organization_id)
+        .where(*wanted)
         .order_by(col(IngestRejectionRow.seq).desc())
         .limit(limit)
     )
@@ -222,3 +242,50 @@ def _rejections(tx: Tx, organization_id: str, limit: int) -> list[Item]:
         )
         for row in rows
     ]
+
+
+_READERS: Final[Mapping[Kind, Callable[..., list[Item]]]] = {
+    "event": _events,
+    "unit": _units,
+    "difference": _differences,
+    "rejection": _rejections,
+}
+_COLUMNS: Final[Mapping[Kind, tuple[Any, Any, Any]]] = {
+    "event": (col(UsageEventRow.seq), col(UsageEventRow.state), col(UsageEventRow.received_at)),
+    "unit": (col(UnitRow.id), col(UnitRow.state), col(UnitRow.updated_at)),
+    "difference": (
+        col(ReconciliationRow.id),
+        col(ReconciliationRow.classification),
+        col(ReconciliationRow.first_seen_at),
+    ),
+    "rejection": (
+        col(IngestRejectionRow.seq),
+        literal("rejected"),
+        col(IngestRejectionRow.received_at),
+    ),
+}
+"""Of each kind what its item has as number, `state` and `since`."""
+
+
+def _conditions(organization_id: str) -> dict[Kind, tuple[ColumnElement[bool], ...]]:
+    """Which rows of each kind need a human."""
+    return {
+        "event": (col(UsageEventRow.organization_id) == organization_id, _FOR_HUMAN),
+        "unit": (
+            col(UnitRow.organization_id) == organization_id,
+            _needs_a_human(organization_id),
+        ),
+        "difference": (
+            col(ReconciliationRow.organization_id) == organization_id,
+            col(ReconciliationRow.state) == "open",
+        ),
+        "rejection": (col(IngestRejectionRow.organization_id) == organization_id,),
+    }
+
+
+def _waiting(kind: Kind, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """These rows as what all kinds have."""
+    seq, state, since = _COLUMNS[kind]
+    return select_columns(
+        literal(kind).label("kind"), seq.label("seq"), state.label("state"), since.label("since")
+    ).where(*conditions)
