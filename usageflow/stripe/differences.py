@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from sqlalchemy import ColumnElement, bindparam
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from usageflow.db.exact import add
 from usageflow.db.session import Tx
@@ -140,6 +140,35 @@ def listed(
     return tx.session.exec(
         found.order_by(col(ReconciliationRow.hour), col(ReconciliationRow.id))
     ).all()
+
+
+def listing(
+    tx: Tx,
+    organization_id: str,
+    *,
+    states: Sequence[str],
+    event_name: str | None = None,
+    offset: int,
+    limit: int,
+) -> tuple[list[ReconciliationRow], int]:
+    """Differences in these states, the oldest hour first, and how many there are."""
+    wanted = [
+        col(ReconciliationRow.organization_id) == organization_id,
+        col(ReconciliationRow.state).in_(states),
+    ]
+    if event_name is not None:
+        wanted.append(col(ReconciliationRow.event_name) == event_name)
+    rows = tx.session.exec(
+        select(ReconciliationRow)
+        .where(*wanted)
+        .order_by(col(ReconciliationRow.hour), col(ReconciliationRow.id))
+        .offset(offset)
+        .limit(limit)
+    ).all()
+    total = tx.session.exec(
+        select(func.count()).select_from(ReconciliationRow).where(*wanted)
+    ).one()
+    return list(rows), total
 
 
 def find(tx: Tx, organization_id: str, difference_id: int) -> ReconciliationRow | None:
