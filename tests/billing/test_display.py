@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usageflow.billing import display
@@ -31,6 +31,7 @@ def test_an_amount_has_the_digits_of_its_currency(minor: int, currency: str, tex
     assert display.money(minor, currency) == f"{currency} {text}"
 
 
+@settings(deadline=None)
 @given(
     st.integers(-(10**15), 10**15).map(lambda steps: steps * 100),
     st.sampled_from(sorted(CURRENCIES)),
@@ -94,6 +95,7 @@ def test_a_period_of_whole_days_ends_on_its_last_day(
     assert display.span(at(start), at(end), zone) == text.replace(" - ", " \u2013 ")
 
 
+@settings(deadline=None)
 @given(st.dates(datetime(2020, 1, 1).date(), datetime(2040, 1, 1).date()), st.integers(1, 400))  # noqa: DTZ001 - a day
 def test_the_last_day_is_the_one_before_the_end(first: object, days: int) -> None:
     """What a reader takes for the last day is billed, and the day after it is not."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usageflow.billing import statement_files
@@ -59,6 +59,7 @@ def test_no_cell_is_a_formula(name: str) -> None:
     assert line["route"] == f"'{name}"
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.decimals(0, 10**20, places=12))
 def test_every_cell_reads_back_as_it_was(name: str, quantity: Decimal) -> None:
     """Whatever a metric is called, and however many digits a quantity has."""

@@ -127,7 +127,8 @@ def test_an_open_invoice_is_made_at_stripe(desk: Desk, sdk: stripe_sdk.StripeCli
     assert (desk.issue(), desk.issue()) == (1, 0)
     (made,) = at_stripe(sdk)
     assert (made.status, made.total, made.currency) == ("open", 14_160, "usd")
-    assert (made.collection_method, made.due_date - made.created) == ("send_invoice", 14 * 86_400)
+    finalized = made.status_transitions.finalized_at
+    assert (made.collection_method, made.due_date - finalized) == ("send_invoice", 14 * 86_400)
     assert made.metadata.to_dict() == {OURS: "inv_1"}
     assert made.description == "Invoice INV-inv_1"
     assert [(line.description, line.amount) for line in made.lines.data] == [

@@ -15,6 +15,7 @@ from sqlalchemy import literal, select, tuple_
 from sqlmodel import col
 from sqlmodel import select as select_rows
 
+from usageflow.billing.late import IN_FLIGHT
 from usageflow.billing.statement_hours import Span, hours_of
 from usageflow.catalog import customers
 from usageflow.catalog.refusals import Refused
@@ -32,9 +33,6 @@ DAYS_MAX: Final = 400
 """Of the interval that one statement is about: a year and a month, so that every period fits."""
 EVENTS_AT_ONCE: Final = 2_000
 """Events read in one transaction: a slow reader keeps none open."""
-IN_FLIGHT: Final = timedelta(minutes=10)
-"""Longest that a transaction may have been adding usage when an invoice was computed: windows
-changed since so long before it are counted anew, up to the invoice's watermark."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
