@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from usageflow.demo.billing import METRIC
 from usageflow.demo.run import METERS, METRIC_OF_EVENT, ROUNDS, _usageflow
 from usageflow.demo.traffic import CUSTOMERS, METRICS
 from usageflow.errors import UsageFlowError
@@ -53,6 +54,9 @@ def test_the_whole_product_once(ports: Ports) -> None:
         assert verdict == "equal"
         assert int(sent) > int(requests) if metric == "AI_TOKEN" else sent == requests
     assert "480 requests sent, 120 of them failed" in output
+    assert "invoice of acme (72 requests: 20 + (72 - 50) x 0.015)" in output
+    assert re.search(r"Total USD +20\.33\n", output)
+    assert "5 invoices, each adds up\n" in output
     assert output.endswith("all equal\n")
 
 
@@ -113,9 +117,11 @@ def test_a_command_that_fails_is_quoted(tmp_path: Path) -> None:
 
 
 def test_the_policies_are_the_ones_that_are_compared() -> None:
-    """Every meter has its metric in the policies, and every policy its meter."""
+    """Every meter has its metric in the policies, and every policy its meter, but for one that our
+    own invoices bill.
+    """
     parsed = parse_file(POLICIES.read_text(encoding="utf-8"), "policies.toml")
     assert parsed.problems == ()
     metered = {policy.event_name: policy.metric for policy, _ in parsed.policies}
-    assert metered == METRIC_OF_EVENT
-    assert metered.keys() == METERS.keys()
+    assert metered == METRIC_OF_EVENT | {None: METRIC}
+    assert METRIC_OF_EVENT.keys() == METERS.keys()
