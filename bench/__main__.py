@@ -22,6 +22,7 @@ PARTS = (
     "slow",
     "workers",
     "stripe",
+    "closing",
 )
 QUIET_SHARE_MAX = 0.02
 
