@@ -11,7 +11,7 @@ from usageflow.db.billing_tables import SubscriptionRow
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow
-from usageflow.ledger.given import Kind, given
+from usageflow.ledger.given import Kind, looked_up
 
 EXTERNAL_ID: Final = "external_id"
 """The identity field whose value is a customer's own name here: clients of the API use it."""
@@ -88,11 +88,10 @@ def _identified(
         return {}
     identity, payer = table(CustomerIdentityRow), table(CustomerRow)
     columns: dict[str, Kind] = {"field": "text", "value": "text"}
-    asked = given(tx, "asked", columns, list(identities)).subquery("identities")
-    same = (identity.c.field == asked.c.field) & (identity.c.value == asked.c.value)
+    there = looked_up(tx, organization_id, identity, columns, list(identities))
     result = tx.session.execute(
         select(identity.c.field, identity.c.value, payer.c.id, payer.c.archived_at)
-        .join_from(asked, identity, same & (identity.c.organization_id == organization_id))
+        .select_from(there)
         .join(payer, payer.c.id == identity.c.customer_id)
     )
     return {
@@ -106,13 +105,10 @@ def _called(tx: Tx, organization_id: str, names: Collection[str]) -> dict[Identi
     if not names:
         return {}
     payer = table(CustomerRow)
-    asked = given(tx, "asked", {"name": "text"}, [(name,) for name in names]).subquery("names")
+    called = [(name,) for name in names]
+    there = looked_up(tx, organization_id, payer, {"external_id": "text"}, called)
     result = tx.session.execute(
-        select(payer.c.external_id, payer.c.id, payer.c.archived_at).join_from(
-            asked,
-            payer,
-            (payer.c.organization_id == organization_id) & (payer.c.external_id == asked.c.name),
-        )
+        select(payer.c.external_id, payer.c.id, payer.c.archived_at).select_from(there)
     )
     return {
         (EXTERNAL_ID, name): Payer(customer_id, archived_at is not None)

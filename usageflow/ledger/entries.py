@@ -19,7 +19,7 @@ from usageflow.db.statements import insert
 from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import folding, values, windows
 from usageflow.ledger.counted import Counted
-from usageflow.ledger.given import Kind, given
+from usageflow.ledger.given import Kind, given, looked_up
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -100,14 +100,8 @@ def known(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, str]:
     if not ids:
         return {}
     events = table(UsageEventRow)
-    asked = given(tx, "asked", {"id": "text"}, [(one,) for one in ids]).subquery("ids")
-    result = tx.session.execute(
-        select(events.c.id, events.c.fingerprint).join_from(
-            asked,
-            events,
-            (events.c.organization_id == organization_id) & (events.c.id == asked.c.id),
-        )
-    )
+    there = looked_up(tx, organization_id, events, {"id": "text"}, [(one,) for one in ids])
+    result = tx.session.execute(select(events.c.id, events.c.fingerprint).select_from(there))
     return {row.id: row.fingerprint for row in result}
 
 

@@ -9,7 +9,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, Select, Text, func, literal, select, type_coerce
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Join,
+    Select,
+    Subquery,
+    Table,
+    Text,
+    and_,
+    func,
+    literal,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.elements import NamedColumn
 from sqlalchemy.sql.sqltypes import DateTime, Numeric
@@ -54,6 +67,36 @@ def given(
             for column, kind in columns.items()
         )
     )
+
+
+def asked(
+    tx: Tx, organization_id: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
+) -> Subquery:
+    """The rows, each with its `organization_id`, to join a table's rows to them by both.
+
+    SQLite has no statistics, and takes the few for many where it can: it would read all rows of the
+    organization and look for each among those asked for. As the organization is known only from
+    the rows here, it looks up each of these in the table's index instead.
+    """
+    if tx.dialect == "sqlite":
+        named: dict[str, Kind] = {"organization_id": "text", **columns}
+        whose = [(organization_id, *row) for row in rows]
+        return given(tx, "listed", named, whose).subquery("asked")
+    ours = literal(organization_id).label("organization_id")
+    return given(tx, "listed", columns, rows).add_columns(ours).subquery("asked")
+
+
+def looked_up(
+    tx: Tx,
+    organization_id: str,
+    target: Table,
+    columns: Mapping[str, Kind],
+    rows: Sequence[Sequence[Any]],
+) -> Join:
+    """The rows of `target` that belong to the organization and have these values in `columns`."""
+    wanted = asked(tx, organization_id, columns, rows)
+    same = [target.c[name] == wanted.c[name] for name in ("organization_id", *columns)]
+    return wanted.join(target, and_(*same))
 
 
 def _from_json(

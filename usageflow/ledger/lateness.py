@@ -9,12 +9,12 @@ from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, select, union_all
+from sqlalchemy import Select, select, true, union_all
 
 from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
 from usageflow.db.columns import Row, table
 from usageflow.db.session import Tx
-from usageflow.ledger.given import given
+from usageflow.ledger.given import looked_up
 from usageflow.periods import Period
 
 
@@ -50,12 +50,9 @@ def _periods(
 ) -> Select[Any]:
     rows = table(row)
     names = [(customer_id,) for customer_id in customers]
-    asked = given(tx, "asked", {"customer_id": "text"}, names).subquery(f"{rows.name}_of")
+    there = looked_up(tx, organization_id, rows, {"customer_id": "text"}, names)
     return (
         select(rows.c.customer_id, rows.c.period_start, rows.c.period_end)
-        .join_from(asked, rows, rows.c.customer_id == asked.c.customer_id)
-        .where(
-            rows.c.organization_id == organization_id,
-            rows.c.kind == "period" if row is InvoiceRow else rows.c.period_end.is_not(None),
-        )
+        .select_from(there)
+        .where(rows.c.kind == "period" if row is InvoiceRow else true())
     )

@@ -9,12 +9,12 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, literal, select
+from sqlalchemy import ColumnElement, Select, Subquery, and_, select
 
 from usageflow.db.columns import Row, table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow, UsageEventRow, UsageValueRow, UsageWindowRow
-from usageflow.ledger.given import Kind, given
+from usageflow.ledger.given import Kind, asked
 from usageflow.periods import HOUR, hour_start
 
 
@@ -70,13 +70,12 @@ class Source:
         self.organization_id = organization_id
         self.rows = table(row)
         self.at: ColumnElement[Any] = self.rows.c[at]
-        asked = given(tx, "asked", _KINDS, spans)
+        self.span = asked(tx, organization_id, _KINDS, spans)
         if spans[0].customer_id is None:
-            asked = _of_everyone(organization_id, asked)
-        self.span = asked.subquery("span")
+            self.span = _of_everyone(self.span)
         rows, span = self.rows.c, self.span.c
         self._on = and_(
-            rows.organization_id == organization_id,
+            rows.organization_id == span.organization_id,
             rows.customer_id == span.customer_id,
             rows.metric == span.metric,
             self.at >= span.start_at,
@@ -94,17 +93,17 @@ class Source:
         return select(self.span.c.ask, *columns).select_from(self.span.join(self.rows, self._on))
 
 
-def _of_everyone(organization_id: str, asked: Select[Any]) -> Select[Any]:
+def _of_everyone(span: Subquery) -> Subquery:
     """Each span once for every customer of the organization.
 
     The id is an expression, so that SQLite looks for the rows of a customer, never the other way.
     """
-    span, customers = asked.subquery("everyone"), table(CustomerRow)
-    columns = [span.c[name] for name in _KINDS if name != "customer_id"]
+    customers = table(CustomerRow)
+    columns = [column for column in span.c if column.name != "customer_id"]
     return (
         select(*columns, customers.c.id.concat("").label("customer_id"))
-        .select_from(span.join(customers, literal(value=True)))
-        .where(customers.c.organization_id == organization_id)
+        .join_from(span, customers, customers.c.organization_id == span.c.organization_id)
+        .subquery("of_everyone")
     )
 
 

@@ -19,7 +19,7 @@ from usageflow.db.tables import IngestRejectionRow, MetricRow
 from usageflow.events import UsageEvent, fingerprint
 from usageflow.ledger import customers, entries
 from usageflow.ledger.entries import Entry
-from usageflow.ledger.given import given
+from usageflow.ledger.given import looked_up
 from usageflow.ledger.lines import Invalid, read
 
 REJECTED_CHARS_MAX: Final = 16_384
@@ -86,12 +86,8 @@ def _aggregations(tx: Tx, organization_id: str, metrics: Collection[str]) -> dic
     if not metrics:
         return {}
     rows = table(MetricRow)
-    asked = given(tx, "asked", {"key": "text"}, [(key,) for key in metrics]).subquery("keys")
-    found = tx.session.execute(
-        select(rows.c.key, rows.c.aggregation).join_from(
-            asked, rows, (rows.c.organization_id == organization_id) & (rows.c.key == asked.c.key)
-        )
-    )
+    there = looked_up(tx, organization_id, rows, {"key": "text"}, [(key,) for key in metrics])
+    found = tx.session.execute(select(rows.c.key, rows.c.aggregation).select_from(there))
     return {row.key: row.aggregation for row in found}
 
 

@@ -22,7 +22,7 @@ from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import customers, entries, lateness
 from usageflow.ledger.customers import DEFAULT, EXTERNAL_ID, Identified, Payer
 from usageflow.ledger.entries import Entry
-from usageflow.ledger.given import given
+from usageflow.ledger.given import looked_up
 from usageflow.periods import Period
 
 FUTURE_SKEW: Final = timedelta(minutes=5)
@@ -335,16 +335,10 @@ def _told(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, Told]
     """Those of these events that are in the ledger."""
     if not ids:
         return {}
-    rows = table(UsageEventRow).c
-    asked = given(tx, "asked", {"id": "text"}, [(one,) for one in ids]).subquery("ids")
-    columns = [rows[name] for name in Told._fields]
-    found = tx.session.execute(
-        select(*columns).join_from(
-            asked,
-            rows.id.table,
-            (rows.organization_id == organization_id) & (rows.id == asked.c.id),
-        )
-    )
+    rows = table(UsageEventRow)
+    there = looked_up(tx, organization_id, rows, {"id": "text"}, [(one,) for one in ids])
+    columns = [rows.c[name] for name in Told._fields]
+    found = tx.session.execute(select(*columns).select_from(there))
     return {row[0]: Told(*row) for row in found}
 
 
