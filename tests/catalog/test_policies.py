@@ -120,3 +120,17 @@ def test_publishers_at_one_moment_take_turns(database: Database) -> None:
         thread.join()
     with database.reading() as tx:
         assert in_use(tx, organization_id) == {"a": "5"}
+
+
+def test_versions_are_kept_and_listed(tx: Tx, organization_id: str) -> None:
+    """The newest first and page by page, of one policy of one organization."""
+    for quantity in (1, 2, 3):
+        published = [policy("a", quantity=quantity), policy("b")]
+        policies.publish(tx, organization_id, published)
+    rows, total = policies.versions(tx, organization_id, "a", offset=1, limit=1)
+    assert ([(row.version, row.active) for row in rows], total) == ([(2, False)], 3)
+    assert policies.versions(tx, "other", "a", offset=0, limit=9) == ([], 0)
+    found = policies.version(tx, organization_id, "a", 2)
+    assert found is rows[0]
+    assert policies.version(tx, organization_id, "a", 4) is None
+    assert policies.version(tx, "other", "a", 2) is None

@@ -1,7 +1,7 @@
 """What needs a human is listed with its reason."""
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlmodel import col, select
@@ -155,3 +155,31 @@ def test_the_inbox_is_found_through_its_index(ledger: "Ledger") -> None:
         )
         plan = tx.session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", ("x",))
         assert "USING INDEX ix_usage_event_inbox" in plan.one().detail
+
+
+def page(ledger: "Ledger", **options: Any) -> tuple[list[str], int]:
+    """What the items of a page are of, and how many there are in all."""
+    with ledger.database.reading() as tx:
+        wanted = {"offset": 0, "limit": 10, **options}
+        found, total = inbox.listing(tx, ledger.organization_id, **wanted)
+    return [item.reason for item in found], total
+
+
+def test_pages_have_the_latest_of_all_kinds_first(ledger: "Ledger", line: "LineOf") -> None:
+    """Each thing is on one page; by kind and by state there are only those."""
+    ledger.connect(each="count")
+    for reason in ("first", "second"):
+        ledger.append(line(state="inbox", reason=reason), line(event_name="each", customer=reason))
+        for claim in ledger.claim():
+            ledger.clock.advance(5)
+            ledger.settle(claim, Quarantined("meter", reason))
+        ledger.clock.advance(5)
+    ledger.append(line(state="gap", reason="third"))
+    everything = ["third", "meter: second", "second", "meter: first", "first"]
+    assert page(ledger) == (everything, 5)
+    pages = [page(ledger, offset=offset, limit=2)[0] for offset in (0, 2, 4, 6)]
+    assert pages == [everything[:2], everything[2:4], everything[4:], []]
+    assert page(ledger, kind="unit") == (["meter: second", "meter: first"], 2)
+    assert page(ledger, kind="unit", state="parked") == ([], 0)
+    assert page(ledger, state="gap") == (["third"], 1)
+    assert page(ledger, kind="rejection") == ([], 0)

@@ -12,7 +12,7 @@ from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import OrganizationRow, StripeAccountRow
 from usageflow.errors import ConfigurationError
-from usageflow.stripe.access import AccountAccess, access, accounts_to_serve, start
+from usageflow.stripe.access import AccountAccess, access, accounts_to_serve, reaching, start
 from usageflow.stripe.accounts import (
     Refused,
     connect,
@@ -152,3 +152,22 @@ def test_the_gateway_speaks_for_the_connected_account(emulator: RemoteEmulator) 
     with pytest.raises(Exception, match="acct_1"):
         list(stranger.list_customers())
     stranger.close()
+
+
+def test_an_account_is_reached_by_its_name(database: Database, emulator: RemoteEmulator) -> None:
+    """Without one it is that which usage is sent to; why there is none to reach is told."""
+    settings = Settings(stripe_api_key=emulator.api_key, stripe_api_base=emulator.url)
+    with database.transaction() as tx:
+        organization = default_organization(tx)
+        account_id = ensure_own(tx, organization, livemode=False)
+    for name in (None, "own", account_id):
+        with reaching(database, settings, organization, name) as (found, gateway):
+            assert (found, bool(gateway.account_info().account_id)) == (account_id, True)
+    with pytest.raises(ConfigurationError), reaching(database, settings, organization, "acct_9"):
+        pass
+    without = Settings(stripe_api_base=emulator.url)
+    with (
+        pytest.raises(ConfigurationError, match="no key"),
+        reaching(database, without, organization),
+    ):
+        pass

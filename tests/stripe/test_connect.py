@@ -13,7 +13,7 @@ from usageflow.catalog.audit import CLI
 from usageflow.catalog.organizations import default_organization
 from usageflow.config import Settings
 from usageflow.db.session import Database
-from usageflow.db.tables import OauthStateRow, OrganizationRow, StripeAccountRow
+from usageflow.db.tables import AuditRow, OauthStateRow, OrganizationRow, StripeAccountRow
 from usageflow.errors import ConfigurationError, DeliveryError
 from usageflow.stripe import accounts, connect
 from usageflow.stripe.access import accounts_to_serve
@@ -318,3 +318,32 @@ def test_no_link_is_made_beside_an_own_account(
 def test_where_the_server_is_reached(changes: dict[str, object], url: str) -> None:
     """By its public URL, else from its own machine."""
     assert connect.public_url(Settings().with_changes(**changes)) == url
+
+
+def test_who_is_known_begins_without_a_ticket(
+    database: Database, settings: Settings, organization: str
+) -> None:
+    """With a state like any other, and an entry in the audit log."""
+    with database.transaction() as tx:
+        begins = connect.start(tx, settings, organization, actor="ada@example.com")
+    assert connect.claim(database, begins.state, "another") is None
+    assert connect.claim(database, begins.state, begins.session) == organization
+    assert connect.claim(database, begins.state, begins.session) is None
+    with database.reading() as tx:
+        (entry,) = tx.session.exec(select(AuditRow)).all()
+        assert (entry.actor, entry.action) == ("ada@example.com", "stripe.connect.begin")
+
+
+def test_who_is_known_begins_only_what_can_end(
+    database: Database, settings: Settings, organization: str
+) -> None:
+    """Not without a platform, and not beside an account of one's own."""
+    without = settings.with_changes(stripe_client_id=None)
+    with pytest.raises(ConfigurationError, match="CLIENT_ID"), database.transaction() as tx:
+        connect.start(tx, without, organization, actor="ada")
+    with database.transaction() as tx:
+        accounts.ensure_own(tx, organization, livemode=False)
+    with pytest.raises(ConfigurationError, match="its own account"), database.transaction() as tx:
+        connect.start(tx, settings, organization, actor="ada")
+    with database.reading() as tx:
+        assert tx.session.exec(select(OauthStateRow)).all() == []

@@ -111,3 +111,23 @@ def test_differences_belong_to_somebody(way: "Way", series: Series) -> None:
         assert differences.find(tx, "another", row.id) is None
         assert list(differences.listed(tx, "another")) == []
         assert list(differences.listed(tx, way.organization_id, account_id="another")) == []
+
+
+def test_pages_are_of_states_and_event_names(way: "Way", series: Series) -> None:
+    """The oldest hour first, with how many there are; of no other organization."""
+    other = series._replace(event_name="calls")
+    with way.database.transaction() as tx:
+        record(tx, series, differs(5), 7)
+        record(tx, other, differs(5), 7)
+        differences.resolve(tx, current(tx, other))
+
+        def listing(**options: Any) -> tuple[list[str], int]:
+            wanted = {"states": ("open", "resolved"), "offset": 0, "limit": 10, **options}
+            rows, total = differences.listing(tx, way.organization_id, **wanted)
+            return [row.event_name for row in rows], total
+
+        assert listing() == (["tokens", "calls"], 2)
+        assert listing(offset=1, limit=1) == (["calls"], 2)
+        assert listing(states=("open",)) == (["tokens"], 1)
+        assert listing(event_name="calls") == (["calls"], 1)
+        assert differences.listing(tx, "other", states=("open",), offset=0, limit=9) == ([], 0)

@@ -6,7 +6,7 @@ import pytest
 from sqlmodel import col, select
 
 from usageflow.catalog.audit import CLI
-from usageflow.catalog.organizations import default_organization
+from usageflow.catalog.organizations import create, default_organization
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import AuditRow, StripeAccountRow
@@ -122,3 +122,15 @@ def test_a_key_that_cannot_be_kept_is_not_tried(
     with pytest.raises(ConfigurationError, match="openssl"):
         store(database, bare, organization, emulator.api_key, actor=CLI)
     assert emulator.state()["accounts"] == []
+
+
+def test_a_key_of_the_environment_goes_before(
+    database: Database, settings: Settings, organization: str, emulator: RemoteEmulator
+) -> None:
+    """It is the default organization's; another one has a key of its own beside it."""
+    settings = settings.with_changes(stripe_api_key=emulator.api_key)
+    with pytest.raises(ConfigurationError, match="goes before"):
+        store(database, settings, organization, emulator.api_key, actor=CLI)
+    with database.transaction() as tx:
+        other = create(tx, "other", actor=CLI)
+    assert store(database, settings, other, emulator.api_key, actor=CLI) is not None
