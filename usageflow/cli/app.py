@@ -74,7 +74,7 @@ _EXTRAS: Final = {
         (
             *("uvicorn", "httptools", "starlette", "sqlmodel", "sqlalchemy", "alembic"),
             *("stripe", "urllib3", "jsonschema", "fastapi", "jinja2", "argon2"),
-            *("standardwebhooks", "typst", "babel", "limits", "httpcore", "tzdata"),
+            *("standardwebhooks", "typst", "limits", "httpcore", "tzdata"),
         ),
         "server",
     ),
