@@ -57,11 +57,14 @@ def test_every_role_there_is_may_do_something() -> None:
         ([], set()),
         (["usage.write"], {"usage.write", "portal.write"}),
         (["usage.read"], {"usage.read", "invoices.read", "catalog.read"}),
-        (["policies.write"], {"policies.write"}),
+        (["policies.write"], {"policies.write", "catalog.read"}),
         (["metrics.read"], set()),
         (["billing.read"], {"usage.read", "invoices.read", "catalog.read"}),
         (["billing.write"], BILLING | {"usage.read", "invoices.read", "catalog.read"}),
-        (["usage.write", "policies.write"], {"usage.write", "portal.write", "policies.write"}),
+        (
+            ["usage.write", "policies.write"],
+            {"usage.write", "portal.write", "policies.write", "catalog.read"},
+        ),
         (["*", "usage"], set()),
     ],
 )

@@ -76,7 +76,7 @@ _SCOPES: Final[Mapping[str, Permissions]] = MappingProxyType(
     {
         "usage.write": frozenset({"usage.write", "portal.write"}),
         "usage.read": frozenset({"usage.read", "invoices.read", "catalog.read"}),
-        "policies.write": frozenset({"policies.write"}),
+        "policies.write": frozenset({"policies.write", "catalog.read"}),
         "metrics.read": frozenset(),  # the numbers for Prometheus: `api.metrics` asks for the scope
         "billing.read": _BILLING_READ,
         "billing.write": _BILLING_READ | _BILLING_WRITE,
