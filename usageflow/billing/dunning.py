@@ -43,6 +43,7 @@ def mind(tx: Tx, organization_id: str, subscription_id: str) -> bool:
     owed = tx.session.exec(
         select(InvoiceRow).where(
             col(InvoiceRow.organization_id) == organization_id,
+            col(InvoiceRow.customer_id) == subscription.customer_id,  # for the index
             col(InvoiceRow.subscription_id) == subscription_id,
             col(InvoiceRow.state).in_(OWED),
         )

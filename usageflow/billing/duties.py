@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
 
-from sqlalchemy import and_, exists, or_
+from sqlalchemy import exists, or_
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -62,16 +62,12 @@ def finalize_due(db: Database) -> int:
     """
     earlier = aliased(InvoiceRow)
     waits_for = exists().where(
+        col(earlier.organization_id) == col(InvoiceRow.organization_id),
+        col(earlier.customer_id) == col(InvoiceRow.customer_id),  # for the index
         col(earlier.subscription_id) == col(InvoiceRow.subscription_id),
         col(earlier.state) == "DRAFT",
         col(earlier.collect) == "local",
-        or_(
-            col(earlier.created_at) < col(InvoiceRow.created_at),
-            and_(
-                col(earlier.created_at) == col(InvoiceRow.created_at),
-                col(earlier.id) < col(InvoiceRow.id),
-            ),
-        ),
+        col(earlier.id) < col(InvoiceRow.id),  # ids sort by age
     )
     with db.transaction() as tx:
         due = _claimed(
@@ -209,17 +205,17 @@ def _by_organization(rows: Sequence[Claimed]) -> list[tuple[str, list[Claimed]]]
 
 def _in_arrears(tx: Tx, *, after: str) -> list[tuple[str, str]]:
     """Organization and subscription of those that may be about to fall behind or be suspended."""
-    subscription, invoice = col(SubscriptionRow.id), col(InvoiceRow.subscription_id)
-    overdue = exists().where(
-        invoice == subscription,
-        col(InvoiceRow.state) == "OPEN",
-        or_(col(InvoiceRow.due_at) <= tx.now, col(InvoiceRow.payment_failed_at).is_not(None)),
-    )
+    subscription = col(SubscriptionRow.id)
     rows = tx.session.exec(
         select(SubscriptionRow.organization_id, SubscriptionRow.id)
+        .join(InvoiceRow, col(InvoiceRow.subscription_id) == subscription)
         .where(
-            col(SubscriptionRow.state).in_(("ACTIVE", "PAST_DUE")), overdue, subscription > after
+            col(InvoiceRow.state) == "OPEN",
+            or_(col(InvoiceRow.due_at) <= tx.now, col(InvoiceRow.payment_failed_at).is_not(None)),
+            col(SubscriptionRow.state).in_(("ACTIVE", "PAST_DUE")),
+            subscription > after,
         )
+        .distinct()
         .order_by(subscription)
         .limit(BATCH)
     )

@@ -73,11 +73,12 @@ def _problem(tx: Tx, invoice: InvoiceRow) -> Refused | None:
         select(InvoiceRow.id)
         .where(
             col(InvoiceRow.organization_id) == invoice.organization_id,
+            col(InvoiceRow.customer_id) == invoice.customer_id,  # for the index
             col(InvoiceRow.subscription_id) == invoice.subscription_id,
             col(InvoiceRow.state) == "DRAFT",
             col(InvoiceRow.collect) == "local",
         )
-        .order_by(col(InvoiceRow.created_at), col(InvoiceRow.id))
+        .order_by(col(InvoiceRow.id))  # ids sort by age
         .limit(1)
     ).one()
     if first == invoice.id:

@@ -167,6 +167,7 @@ def test_what_is_wrong_with_an_invoice_is_said(
     assert field in error["fields"][0]["field"]
 
 
+@ON_SQLITE
 def test_an_invoice_is_paid_in_part_then_all_and_credited(admin: httpx.Client, acme: str) -> None:
     """Payments and credit notes are told with the invoice, and what is due follows."""
     made = call(admin, "POST", "/invoices", WORKED | {"customer_id": acme})
@@ -246,6 +247,7 @@ def test_generate_preview_and_explain_an_invoice(
     call(admin, "GET", f"{path}/lines/3/events", status=404)
 
 
+@ON_SQLITE
 def test_lists_of_a_customer_and_of_a_subscription(
     admin: httpx.Client, acme: str, subscription: str
 ) -> None:

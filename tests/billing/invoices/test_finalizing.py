@@ -103,27 +103,24 @@ def test_the_tax_is_the_customers_else_the_organizations(
     assert invoice.subtotal + invoice.tax == invoice.total
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
+def test_an_issued_invoice_never_changes(books: "Books") -> None:
+    """The database itself refuses."""
+    books.start(base_price=Decimal(10))
+    books.work(_APRIL)
+    books.work(_APRIL + _GRACE)
+    for statement in (
         "UPDATE invoice SET total = 1",
         "UPDATE invoice SET state = 'DRAFT'",
         "UPDATE invoice SET bill_to = 'me'",
         "DELETE FROM invoice",
         "UPDATE invoice_line SET amount = 1",
         "DELETE FROM invoice_line",
-    ],
-)
-def test_an_issued_invoice_never_changes(books: "Books", statement: str) -> None:
-    """The database itself refuses."""
-    books.start(base_price=Decimal(10))
-    books.work(_APRIL)
-    books.work(_APRIL + _GRACE)
-    with (
-        pytest.raises(DBAPIError, match="an issued invoice never changes"),
-        books.database.transaction() as tx,
     ):
-        tx.session.execute(text(statement))
+        with (
+            pytest.raises(DBAPIError, match="an issued invoice never changes"),
+            books.database.transaction() as tx,
+        ):
+            tx.session.execute(text(statement))
 
 
 def test_drafts_of_a_subscription_are_issued_in_their_order(books: "Books") -> None:
