@@ -4,7 +4,7 @@ PostgreSQL takes an array for each column, SQLite one JSON array of rows. What i
 the caller's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
@@ -102,11 +102,11 @@ def looked_up(
 def _from_json(
     name: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
 ) -> Select[Any]:
-    stored = [_STORED.get(kind, _as_it_is) for kind in columns.values()]
-    lines = [
-        [None if value is None else store(value) for store, value in zip(stored, row, strict=True)]
-        for row in rows
+    stored = [
+        _stored(kind, values)
+        for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
     ]
+    lines = list(zip(*stored, strict=True))
     listed = func.json_each(msgspec.json.encode(lines).decode()).table_valued("value", name=name)
     return select(
         *(
@@ -121,16 +121,10 @@ def _field(line: ColumnElement[Any], place: int, kind: Kind, column: str) -> Nam
     return type_coerce(found, _TYPES[kind]).label(column)
 
 
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-def _microseconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // _MICROSECOND
-
-
-_STORED: Final[Mapping[Kind, Callable[[Any], Any]]] = {
-    "decimal": plain,
-    "instant": _microseconds,
-}
-"""How SQLite stores what JSON has no word for (`db.exact`)."""
+def _stored(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
+    """A column as SQLite stores what JSON has no word for (`db.exact`)."""
+    if kind == "decimal":
+        return [None if value is None else plain(value) for value in values]
+    if kind == "instant":
+        return [None if value is None else (value - _EPOCH) // _MICROSECOND for value in values]
+    return values

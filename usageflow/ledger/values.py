@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from sqlalchemy import delete, select, true
+from sqlalchemy import delete, literal, select, true
 
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
@@ -41,7 +41,6 @@ class Difference(NamedTuple):
 
 
 _COLUMNS: dict[str, Kind] = {
-    "organization_id": "text",
     "customer_id": "text",
     "metric": "text",
     "hour": "instant",
@@ -68,9 +67,11 @@ def put(tx: Tx, organization_id: str, tally: Tally) -> None:
     """Add to what is there."""
     if not tally:
         return
-    rows = [(organization_id, *value, tally[value]) for value in sorted(tally)]
-    new = given(tx, "new", _COLUMNS, rows)
-    statement = insert(tx, UsageValueRow).from_select([*_COLUMNS], new.where(true()))
+    rows = [(*value, tally[value]) for value in sorted(tally)]
+    new = given(tx, "new", _COLUMNS, rows).add_columns(literal(organization_id))
+    statement = insert(tx, UsageValueRow).from_select(
+        [*_COLUMNS, "organization_id"], new.where(true())
+    )
     stored = table(UsageValueRow).c
     tx.session.execute(
         statement.on_conflict_do_update(

@@ -9,10 +9,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import case, delete, select, true, tuple_
+from sqlalchemy import case, delete, literal, select, true, tuple_
 
 from usageflow.db import exact
 from usageflow.db.columns import table
+from usageflow.db.exact import UtcDateTime
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert
 from usageflow.db.tables import UsageWindowRow
@@ -55,7 +56,6 @@ class Difference(NamedTuple):
 
 
 _COLUMNS: dict[str, Kind] = {
-    "organization_id": "text",
     "customer_id": "text",
     "metric": "text",
     "hour": "instant",
@@ -66,7 +66,6 @@ _COLUMNS: dict[str, Kind] = {
     "last_at": "instant",
     "last_seq": "whole",
     "forwarded": "decimal",
-    "changed_at": "instant",
 }
 
 
@@ -102,9 +101,13 @@ def put(tx: Tx, organization_id: str, sums: Sums) -> None:
     """
     if not sums:
         return
-    rows = [(organization_id, *window, *sums[window], tx.now) for window in sorted(sums)]
-    new = given(tx, "new", _COLUMNS, rows)
-    statement = insert(tx, UsageWindowRow).from_select([*_COLUMNS], new.where(true()))
+    rows = [(*window, *sums[window]) for window in sorted(sums)]
+    new = given(tx, "new", _COLUMNS, rows).add_columns(
+        literal(organization_id), literal(tx.now, UtcDateTime())
+    )
+    statement = insert(tx, UsageWindowRow).from_select(
+        [*_COLUMNS, "organization_id", "changed_at"], new.where(true())
+    )
     stored, more = table(UsageWindowRow).c, statement.excluded
     later = tuple_(more.last_at, more.last_seq) > tuple_(stored.last_at, stored.last_seq)
     tx.session.execute(
