@@ -261,14 +261,19 @@ class PostOffice:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop, when those who are connected have gone."""
-        self._server.close()
+        """Stop; whoever is still connected is cut off."""
+        asyncio.run_coroutine_threadsafe(self._cut_off(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
+
+    async def _cut_off(self) -> None:
+        self._server.close()
+        conversations = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in conversations:
+            one.cancel()
+        await asyncio.gather(*conversations, return_exceptions=True)
+        await asyncio.sleep(0)  # connections that were closed have their last word
 
     def _authenticate(self, *given: Any) -> AuthResult:
         data = given[-1]
@@ -292,9 +297,11 @@ class PostOffice:
             self.mails.append(message_from_bytes(given[2].content, policy=default))
         return self.replies.get("DATA", "250 OK")
 
-    async def handle_QUIT(self, *_: Any) -> str:  # noqa: N802 - aiosmtpd's name
-        """The end."""
-        return self.replies.get("QUIT", "221 Bye")
+    async def handle_QUIT(self, *given: Any) -> str:  # noqa: N802 - aiosmtpd's name
+        """The end, with or without a word."""
+        if "QUIT" in self.replies:
+            given[0].transport.abort()
+        return "221 Bye"
 
 
 @pytest.fixture

@@ -217,7 +217,7 @@ def test_a_password_that_cannot_be_opened(
 
 
 def test_taken_is_taken(post_offices: Any, keyring: Keyring, trusting: ssl.SSLContext) -> None:
-    """Whatever the server says to our good-bye."""
-    post_office = post_offices(replies={"QUIT": "500 no"})
+    """Even if the server goes without waiting for our good-bye."""
+    post_office = post_offices(replies={"QUIT": "gone"})
     assert sent(server(post_office, keyring), keyring, trusting) is None
     assert len(post_office.mails) == 1
