@@ -207,5 +207,6 @@ def test_who_may_not_change_the_organization_only_reads(sign_in: SignIn) -> None
     """Developers look at accounts, and touch none."""
     developer = sign_in("DEVELOPER")
     assert developer.get("/api/v1/stripe/accounts").status_code == 200
+    assert developer.get("/api/v1/stripe/accounts/acct_1").status_code == 404
     assert store(developer).status_code == 403
     assert developer.post("/api/v1/stripe/connect").status_code == 403
