@@ -43,7 +43,8 @@ def close(
 
     `period` ends the period, be it early; there is one such invoice for each, and who closes a
     period again gets it. `interim` is a wish within the period, which goes on: usage is billed so
-    far, what is agreed per period in full. The draft is issued by itself when the organization's
+    far, what is agreed per period in full. Of a period that has ended it bills what came late. The
+    draft is issued by itself when the organization's
     time of grace is over, unless a plan that Stripe prices made it, or something speaks against it.
     The caller holds the subscription's row, so that nobody else closes it meanwhile.
     """
@@ -61,7 +62,7 @@ def close(
 
 def wanted(subscription: SubscriptionRow, terms: Terms, *, end: datetime, kind: Kind) -> Wanted:
     """What `close` bills."""
-    running = kind == "interim"
+    running = kind == "interim" and end != subscription.period_end
     until = subscription.period_end if running else end
     segment = Segment(
         subscription_id=subscription.id,

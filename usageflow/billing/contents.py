@@ -82,7 +82,7 @@ def wanted(
         start=start,
         end=end,
         share=Fraction(own[0]) if own else Fraction(1),
-        running=invoice.kind == "interim",
+        running=invoice.kind == "interim" and end != subscription.period_end,
     )
     starts = {line.period_start for line in content.lines if line.period_start is not None}
     return Wanted(segment, subscription.time_zone, since, frozenset(starts - {start}), before)

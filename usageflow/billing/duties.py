@@ -19,6 +19,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from usageflow.billing import closing, dunning, payments
 from usageflow.billing.contents import contents
 from usageflow.billing.finalizing import again, issue
+from usageflow.billing.late import LATE_DAYS
 from usageflow.billing.prices import Prices, Wanted
 from usageflow.billing.subscription_states import BILLED
 from usageflow.billing.turnover import take_turn
@@ -32,6 +33,8 @@ BATCH: Final = 200
 and soon over for those who wait for it."""
 RETRY_AFTER: Final = timedelta(minutes=10)
 """What failed is tried again; it is not to be in the way of all that is due later."""
+LOOK_AGAIN_AFTER: Final = timedelta(days=1)
+"""Usage that is late by days can wait for one more."""
 
 Claimed = TypeVar("Claimed", SubscriptionRow, InvoiceRow, PaymentRow)
 
@@ -53,6 +56,24 @@ def close_due(db: Database) -> int:
         for organization_id, ours in _by_organization(due):
             _close(tx, organization_id, ours)
         return len(due)
+
+
+def bill_ended(db: Database) -> int:
+    """Bill what came late of subscriptions that have ended; how many were looked at.
+
+    What comes late of others is on their next invoice. Each is looked at once a day, as long as
+    an invoice would look for late usage of it.
+    """
+    looked_at, last = 0, ""
+    while True:
+        with db.transaction() as tx:
+            ended = _claimed(tx, _ended(tx, after=last))
+            for organization_id, ours in _by_organization(ended):
+                _bill_late(tx, organization_id, ours)
+            looked_at += len(ended)
+            if len(ended) < BATCH:
+                return looked_at
+            last = ended[-1].id
 
 
 def finalize_due(db: Database) -> int:
@@ -130,6 +151,37 @@ def _close(tx: Tx, organization_id: str, due: Sequence[SubscriptionRow]) -> None
     _done(tx, foresee)
     with tx.session.no_autoflush:  # what is read here is foreseen: all is written together
         _each(tx, due, do, postpone)
+
+
+def _bill_late(tx: Tx, organization_id: str, ended: Sequence[SubscriptionRow]) -> None:
+    prices = Prices(tx, organization_id)
+    terms = plans.terms_of_many(tx, {_plan(one) for one in ended})
+
+    def late(one: SubscriptionRow) -> Wanted:
+        return closing.wanted(one, terms[_plan(one)], end=one.period_end, kind="interim")
+
+    def do(one: SubscriptionRow) -> None:
+        if any(line.amount for line in prices.bill(late(one)).lines):
+            closing.close(
+                tx, one, terms[_plan(one)], end=one.period_end, kind="interim", prices=prices
+            )
+        one.billed_at = tx.now
+
+    _done(tx, lambda: prices.foresee([late(one) for one in ended]))
+    _each(tx, ended, do, lambda _: None)  # it is looked at again anyway
+
+
+def _ended(tx: Tx, *, after: str) -> SelectOfScalar[SubscriptionRow]:
+    return (
+        select(SubscriptionRow)
+        .where(
+            col(SubscriptionRow.state) == "CANCELLED",
+            col(SubscriptionRow.ended_at) > tx.now - LATE_DAYS,
+            col(SubscriptionRow.billed_at) <= tx.now - LOOK_AGAIN_AFTER,
+            col(SubscriptionRow.id) > after,
+        )
+        .order_by(col(SubscriptionRow.id))
+    )
 
 
 def _plan(subscription: SubscriptionRow) -> tuple[str, int]:

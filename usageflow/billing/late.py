@@ -13,8 +13,8 @@ from usageflow.billing.lines import Billed, Segment
 from usageflow.catalog.charges import Terms
 
 LATE_DAYS: Final = timedelta(days=35)
-"""How long before a period's start an earlier one may have ended to be looked at again: the one
-before always, whatever its length, and all that an edge held back for a month."""
+"""How long an earlier period may be over to be looked at again: all that an edge held back for a
+month. The last one always is, however long ago it ended."""
 IN_FLIGHT: Final = timedelta(minutes=10)
 """A window is marked with the time at which the transaction that changes it began; one that began
 before the last lines were computed may have ended behind them. None takes this long."""
@@ -48,15 +48,19 @@ def billed(lines: Iterable[PastLine], period_start: datetime) -> dict[str, Bille
 
 
 def earlier(
-    segment: Segment, lines: Iterable[PastLine], terms: Mapping[tuple[str, int], Terms]
+    segment: Segment,
+    lines: Iterable[PastLine],
+    terms: Mapping[tuple[str, int], Terms],
+    horizon: datetime,
 ) -> list[Segment]:
     """The periods before this one that its invoice may have late usage of, oldest first.
 
-    Those that somebody else collects for, or in another currency, are none of its business.
+    They ended after the `horizon`. Those that somebody else collects for, or in another currency,
+    are none of its business.
     """
     ends: dict[datetime, PastLine] = {}
     for line in lines:
-        if line.period_start < segment.start and line.period_end > segment.start - LATE_DAYS:
+        if line.period_start < segment.start and line.period_end > horizon:
             known = ends.get(line.period_start)
             if known is None or known.period_end <= line.period_end:
                 ends[line.period_start] = line

@@ -51,6 +51,15 @@ class Wanted(NamedTuple):
         """What tells it from every other."""
         return self.segment.subscription_id, self.segment.start, self.segment.end, self.before
 
+    @property
+    def horizon(self) -> datetime:
+        """Periods that ended before it are settled.
+
+        Lines were computed at `since` at the latest, and then it was `LATE_DAYS` before the start
+        of the period: however long a pause was, what came late before it is found.
+        """
+        return min(self.segment.start, self.since or self.segment.start, *self.again) - LATE_DAYS
+
 
 class Bill(NamedTuple):
     """Lines, and the metrics among them of which Stripe was sent usage to price too."""
@@ -106,7 +115,7 @@ class Prices:
         for one in wanted:
             known = past.get(one.segment.subscription_id, [])
             lines = [line for line in known if _counts(one, line)]
-            found[one.key] = _Foreseen(lines, earlier(one.segment, lines, terms))
+            found[one.key] = _Foreseen(lines, earlier(one.segment, lines, terms, one.horizon))
         changed = self._changed(wanted, found)
         asks = set[Ask]()
         for one in wanted:
@@ -164,7 +173,7 @@ class Prices:
             .where(
                 line.organization_id == self._organization_id,
                 line.subscription_id.in_({one.segment.subscription_id for one in wanted}),
-                line.period_end > min(one.segment.start for one in wanted) - LATE_DAYS,
+                line.period_end > min(one.horizon for one in wanted),
             )
             .order_by(invoice.created_at, line.id)
         )

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlmodel import select
 
-from usageflow.billing import closing, duties, invoices, turnover
+from usageflow.billing import (
+    closing,
+    duties,
+    invoices,
+    recompute,
+    subscription_changes,
+    turnover,
+)
 from usageflow.catalog.charges import Charge, Tier
 from usageflow.catalog.refusals import Refused
 from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
@@ -177,6 +184,63 @@ def test_late_usage_is_billed_once_however_often_it_comes(books: "Books") -> Non
         if line.kind == "late" and invoice.period_start is not None
     ]
     assert late == [(2, 10), (3, 10), (4, 10), (5, 10)]
+
+
+def test_usage_from_before_a_long_pause_is_billed_after_it(till: "Books") -> None:
+    """However long nobody was billed, the invoice behind the pause has what came late before it."""
+    subscription = till.start(usage(), base_price=Decimal(31))
+
+    def wish(what: Any) -> None:
+        with till.database.transaction() as tx:
+            done = what(
+                tx, till.organization_id, subscription, close=closing.close, actor=till.actor
+            )
+            assert isinstance(done, SubscriptionRow), done
+
+    till.use(100, march(5))
+    till.now = march(11, 0)
+    wish(subscription_changes.pause)
+    till.work(march(11, 2))
+    till.use(40, march(6))
+    till.work(_APRIL + timedelta(days=60))
+    wish(subscription_changes.resume)
+    till.work(till.now + timedelta(days=31))
+    till.work(till.now + timedelta(hours=1))
+    late = [line for line in till.lines(till.invoices()[-1]) if line.kind == "late"]
+    assert [line.amount for line in late] == [40]
+    with till.database.reading() as tx:
+        row = tx.session.get_one(InvoiceRow, till.invoices()[-1].id)
+        assert recompute.differences(tx, row) == []
+
+
+def test_usage_that_comes_after_the_end_of_a_subscription_is_billed(books: "Books") -> None:
+    """By an invoice of its own, a day later; what changes no amount makes none."""
+    subscription = books.start(usage(), minimum=Decimal(5))
+    books.use(100, march(5))
+    books.now = march(11)
+    with books.database.transaction() as tx:
+        subscription_changes.cancel(
+            tx,
+            books.organization_id,
+            subscription,
+            at_period_end=False,
+            close=closing.close,
+            actor=books.actor,
+        )
+    books.work(march(11, 14))
+    books.use(20, march(6))
+    books.use(300, march(7))
+    books.now = march(12, 13)
+    assert duties.bill_ended(books.database) == 0
+    for day in (13, 15, 17):
+        books.now = march(day)
+        assert duties.bill_ended(books.database) == 1
+        books.work(march(day, 14))
+    first, late = books.invoices()
+    assert amounts(books, first) == [("usage", 100), ("minimum", 70)]
+    assert (late.state, amounts(books, late)) == ("OPEN", [("usage", 320), ("minimum", -70)])
+    books.now = march(11) + timedelta(days=36)
+    assert duties.bill_ended(books.database) == 0
 
 
 def test_usage_that_comes_within_the_grace_is_on_the_invoice_itself(books: "Books") -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from usageflow.billing.late import PastLine, billed, earlier
+from usageflow.billing.late import LATE_DAYS, PastLine, billed, earlier
 from usageflow.billing.lines import Billed, Segment
 from usageflow.catalog.charges import Terms
 
 _TERMS = Terms(type="USAGE", currency="USD", interval="month")
 _MAY = datetime(2026, 5, 1, tzinfo=UTC)
+_HORIZON = _MAY - LATE_DAYS
 
 
 def line(start: datetime, end: datetime, **values: Any) -> PastLine:
@@ -37,14 +38,14 @@ def may(terms: Terms = _TERMS) -> Segment:
 def test_what_ended_not_long_before_may_have_late_usage() -> None:
     """March and April before May; what ended earlier than that no more, nor May itself."""
     lines = [line(month(number), month(number + 1)) for number in (1, 2, 3, 4, 5)]
-    found = earlier(may(), lines, {("plan", 1): _TERMS})
+    found = earlier(may(), lines, {("plan", 1): _TERMS}, _HORIZON)
     assert [one.start.month for one in found] == [3, 4]
 
 
 def test_the_period_just_before_may_have_late_usage_however_long_it_was() -> None:
     """A year that ended yesterday is looked at."""
     lines = [line(datetime(2025, 5, 1, tzinfo=UTC), _MAY)]
-    assert len(earlier(may(), lines, {("plan", 1): _TERMS})) == 1
+    assert len(earlier(may(), lines, {("plan", 1): _TERMS}, _HORIZON)) == 1
 
 
 def test_a_period_is_as_its_last_invoice_has_it() -> None:
@@ -53,7 +54,7 @@ def test_a_period_is_as_its_last_invoice_has_it() -> None:
         line(month(4), month(4) + timedelta(days=3)),
         line(month(4), month(4) + timedelta(days=20), share="2/3"),
     ]
-    (found,) = earlier(may(), lines, {("plan", 1): _TERMS})
+    (found,) = earlier(may(), lines, {("plan", 1): _TERMS}, _HORIZON)
     assert (found.end, found.share) == (month(4) + timedelta(days=20), Fraction(2, 3))
     assert not found.running
 
@@ -63,8 +64,8 @@ def test_what_stripe_priced_is_not_billed_late_here() -> None:
     stripe = msgspec.structs.replace(_TERMS, collect="stripe_meters")
     euros = msgspec.structs.replace(_TERMS, currency="EUR")
     lines = [line(month(4), _MAY)]
-    assert earlier(may(), lines, {("plan", 1): stripe}) == []
-    assert earlier(may(), lines, {("plan", 1): euros}) == []
+    assert earlier(may(), lines, {("plan", 1): stripe}, _HORIZON) == []
+    assert earlier(may(), lines, {("plan", 1): euros}, _HORIZON) == []
 
 
 def test_what_was_billed_adds_up_by_charge_for_the_last_quantity() -> None:
