@@ -27,6 +27,8 @@ PAYMENTS_S: Final = 1.0
 """How soon word of a payment has its effect."""
 DUNNING_S: Final = 60.0
 """How often it is seen who does not pay; what follows is a matter of days."""
+ENDED_S: Final = 3_600.0
+"""How often subscriptions that have ended are looked at for usage that came late."""
 TELL_S: Final = 1.0
 """How soon what happened is on its way to webhooks and mailboxes."""
 STOP_S: Final = 5.0
@@ -58,6 +60,7 @@ class Billing:
                 _of("drafts of invoices", duties.finalize_due, db, CLOSE_S),
                 _of("payments", duties.apply_payments, db, PAYMENTS_S),
                 Duty("dunning", lambda: _once(duties.mind_dunning(db)), DUNNING_S),
+                Duty("late usage of what has ended", lambda: _once(duties.bill_ended(db)), ENDED_S),
                 _of("events for webhooks", fan_out_due, db, TELL_S),
                 Duty("webhooks", webhooks.begin, TELL_S),
                 Duty("mail", mail.begin, TELL_S),
