@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from usageflow.billing import duties, subscriptions
+from usageflow.billing import duties, invoices, subscriptions
 from usageflow.catalog import metrics, organization_settings, plans
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.charges import Charge, Terms
@@ -164,6 +164,19 @@ class Books:
             )
             tx.session.expunge_all()
         return rows
+
+    def amounts(self, invoice: InvoiceRow) -> list[tuple[str, int]]:
+        """Kind and amount of each line."""
+        return [(line.kind, line.amount) for line in self.lines(invoice)]
+
+    def generate(self, subscription_id: str) -> InvoiceRow:
+        """An invoice within the period."""
+        with self.database.transaction() as tx:
+            made = invoices.generate(tx, self.organization_id, subscription_id, actor=ACTOR)
+            assert isinstance(made, InvoiceRow), made
+            tx.session.flush()
+            tx.session.expunge(made)
+        return made
 
     def subscription(self, subscription_id: str) -> SubscriptionRow:
         """A subscription as it is now."""

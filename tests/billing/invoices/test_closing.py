@@ -1,4 +1,4 @@
-"""Closing a period: its draft, less what was billed before, and what came late."""
+"""Closing a period: its draft, less what was billed before."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,13 +11,11 @@ from usageflow.billing import (
     closing,
     duties,
     invoices,
-    recompute,
-    subscription_changes,
     turnover,
 )
 from usageflow.catalog.charges import Charge, Tier
 from usageflow.catalog.refusals import Refused
-from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
+from usageflow.db.billing_tables import SubscriptionRow
 from usageflow.db.tables import MetricRow
 
 if TYPE_CHECKING:
@@ -54,21 +52,6 @@ def included(count: int, price: str = "0.01") -> Charge:
     return usage(price=price, model="included", included=Decimal(count))
 
 
-def generate(books: "Books", subscription: str) -> InvoiceRow:
-    """An invoice within the period."""
-    with books.database.transaction() as tx:
-        made = invoices.generate(tx, books.organization_id, subscription, actor=books.actor)
-        assert isinstance(made, InvoiceRow), made
-        tx.session.flush()
-        tx.session.expunge(made)
-    return made
-
-
-def amounts(books: "Books", invoice: InvoiceRow) -> list[tuple[str, int]]:
-    """Kind and amount of each line."""
-    return [(line.kind, line.amount) for line in books.lines(invoice)]
-
-
 def test_100_dollars_and_2000_calls_at_one_cent_are_120_dollars(books: "Books") -> None:
     """The example of the product documents: 100 + (12,000 - 10,000) x 0.01 = 120."""
     books.start(included(10_000), base_price=Decimal(100))
@@ -80,7 +63,7 @@ def test_100_dollars_and_2000_calls_at_one_cent_are_120_dollars(books: "Books") 
     books.work(_APRIL + timedelta(hours=1))
     (invoice,) = books.invoices()
     assert (invoice.state, invoice.number, invoice.total) == ("OPEN", "INV-2026-0001", 12_000)
-    assert amounts(books, invoice) == [("base", 10_000), ("usage", 2_000)]
+    assert books.amounts(invoice) == [("base", 10_000), ("usage", 2_000)]
     assert books.told() == ["subscription.created", "invoice.created", "invoice.finalized"]
 
 
@@ -92,7 +75,7 @@ def test_49_dollars_and_145200_tokens_at_a_tenth_of_a_cent_are_194_dollars_20(
     till.use(145_200, march(15))
     till.work(_APRIL)
     (draft,) = till.invoices()
-    assert amounts(till, draft) == [("base", 4_900), ("usage", 14_520)]
+    assert till.amounts(draft) == [("base", 4_900), ("usage", 14_520)]
     assert draft.total == 19_420
 
 
@@ -140,8 +123,8 @@ def test_an_invoice_within_the_period_is_taken_off_the_one_that_ends_it(books: "
     subscription = books.start(included(10_000), base_price=Decimal(100), minimum=Decimal(500))
     books.use(11_000, march(5))
     books.now = march(10)
-    first = generate(books, subscription)
-    assert (first.kind, first.total, amounts(books, first)) == (
+    first = books.generate(subscription)
+    assert (first.kind, first.total, books.amounts(first)) == (
         "interim",
         11_000,
         [("base", 10_000), ("usage", 1_000)],
@@ -149,136 +132,9 @@ def test_an_invoice_within_the_period_is_taken_off_the_one_that_ends_it(books: "
     books.use(1_000, march(20))
     books.work(_APRIL)
     last = books.invoices()[-1]
-    assert amounts(books, last) == [("base", 0), ("usage", 1_000), ("minimum", 38_000)]
+    assert books.amounts(last) == [("base", 0), ("usage", 1_000), ("minimum", 38_000)]
     assert [line.billed_before for line in books.lines(last)] == [10_000, 1_000, 0]
     assert sum(one.total for one in books.invoices()) == 50_000
-
-
-def test_usage_that_comes_late_is_a_line_of_the_next_invoice(books: "Books") -> None:
-    """The line names the period and both quantities, and bills the difference of the prices."""
-    books.start(included(10_000), base_price=Decimal(100))
-    books.use(12_000, march(15))
-    books.work(_APRIL)
-    books.work(_APRIL + timedelta(hours=1))
-    books.now = _APRIL + timedelta(hours=2)
-    books.use(500, march(31, 23))
-    books.work(_MAY)
-    line = books.lines(books.invoices()[-1])[-1]
-    assert (line.kind, line.amount, line.billed_before) == ("late", 500, 2_000)
-    days = "1 \u2013 31 March 2026"
-    assert line.description == f"Late usage {days}: API_CALL 12,500 instead of 12,000"
-    assert line.period_start == datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def test_late_usage_is_billed_once_however_often_it_comes(books: "Books") -> None:
-    """Each invoice bills what came since the one before; all together the price of the whole."""
-    books.start(usage(), interval="day")
-    for day in range(2, 7):
-        books.work(datetime(2026, 3, day, 2, tzinfo=UTC))
-        books.work(datetime(2026, 3, day, 3, tzinfo=UTC))
-        books.use(10, march(1))
-    late = [
-        (invoice.period_start.day, line.amount)
-        for invoice in books.invoices()
-        for line in books.lines(invoice)
-        if line.kind == "late" and invoice.period_start is not None
-    ]
-    assert late == [(2, 10), (3, 10), (4, 10), (5, 10)]
-
-
-def test_usage_from_before_a_long_pause_is_billed_after_it(till: "Books") -> None:
-    """However long nobody was billed, the invoice behind the pause has what came late before it."""
-    subscription = till.start(usage(), base_price=Decimal(31))
-
-    def wish(what: Any) -> None:
-        with till.database.transaction() as tx:
-            done = what(
-                tx, till.organization_id, subscription, close=closing.close, actor=till.actor
-            )
-            assert isinstance(done, SubscriptionRow), done
-
-    till.use(100, march(5))
-    till.now = march(11, 0)
-    wish(subscription_changes.pause)
-    till.work(march(11, 2))
-    till.use(40, march(6))
-    till.work(_APRIL + timedelta(days=60))
-    wish(subscription_changes.resume)
-    till.work(till.now + timedelta(days=31))
-    till.work(till.now + timedelta(hours=1))
-    late = [line for line in till.lines(till.invoices()[-1]) if line.kind == "late"]
-    assert [line.amount for line in late] == [40]
-    with till.database.reading() as tx:
-        row = tx.session.get_one(InvoiceRow, till.invoices()[-1].id)
-        assert recompute.differences(tx, row) == []
-
-
-def test_usage_that_comes_after_the_end_of_a_subscription_is_billed(books: "Books") -> None:
-    """By an invoice of its own, a day later; what changes no amount makes none."""
-    subscription = books.start(usage(), minimum=Decimal(5))
-    books.use(100, march(5))
-    books.now = march(11)
-    with books.database.transaction() as tx:
-        subscription_changes.cancel(
-            tx,
-            books.organization_id,
-            subscription,
-            at_period_end=False,
-            close=closing.close,
-            actor=books.actor,
-        )
-    books.work(march(11, 14))
-    books.use(20, march(6))
-    books.use(300, march(7))
-    books.now = march(12, 13)
-    assert duties.bill_ended(books.database) == 0
-    for day in (13, 15, 17):
-        books.now = march(day)
-        assert duties.bill_ended(books.database) == 1
-        books.work(march(day, 14))
-    first, late = books.invoices()
-    assert amounts(books, first) == [("usage", 100), ("minimum", 70)]
-    assert (late.state, amounts(books, late)) == ("OPEN", [("usage", 320), ("minimum", -70)])
-    books.now = march(11) + timedelta(days=36)
-    assert duties.bill_ended(books.database) == 0
-
-
-def test_usage_that_comes_within_the_grace_is_on_the_invoice_itself(books: "Books") -> None:
-    """A draft is computed anew when it is issued."""
-    books.start(usage())
-    books.work(_APRIL)
-    books.use(700, march(31, 23))
-    books.work(_APRIL + timedelta(hours=1))
-    (invoice,) = books.invoices()
-    assert (invoice.state, invoice.total) == ("OPEN", 700)
-    assert amounts(books, invoice) == [("usage", 700)]
-
-
-def test_late_usage_that_costs_nothing_has_no_line(till: "Books") -> None:
-    """Within the included units, more usage changes no amount."""
-    till.start(included(10_000), base_price=Decimal(100))
-    till.work(_APRIL)
-    till.work(_APRIL + timedelta(hours=1))
-    till.now = _APRIL + timedelta(hours=2)
-    till.use(500, march(31, 23))
-    till.work(_MAY)
-    assert amounts(till, till.invoices()[-1]) == [("base", 10_000), ("usage", 0)]
-
-
-def test_late_usage_takes_back_what_was_lacking_to_the_minimum(till: "Books") -> None:
-    """The plan's minimum was topped up; late usage below it changes the lines, not what is owed."""
-    till.start(usage(), minimum=Decimal(50))
-    till.use(1_000, march(5))
-    till.work(_APRIL)
-    till.work(_APRIL + timedelta(hours=1))
-    till.now = _APRIL + timedelta(hours=2)
-    till.use(500, march(31, 23))
-    till.work(_MAY)
-    first, second = till.invoices()
-    assert amounts(till, first) == [("usage", 1_000), ("minimum", 4_000)]
-    late = [line for line in till.lines(second) if line.kind == "late"]
-    assert [line.amount for line in late] == [500, -500]
-    assert "Minimum of the plan" in late[1].description
 
 
 @pytest.mark.parametrize(
@@ -341,7 +197,7 @@ def test_tiers_price_all_usage_of_a_period_however_it_is_invoiced(till: "Books")
     for day in (5, 10, 15):
         till.use(3_333, march(day))
         till.now = march(day, 20)
-        generate(till, subscription)
+        till.generate(subscription)
     till.use(5_001, march(20))
     till.work(_APRIL)
     assert sum(one.total for one in till.invoices()) == 200 + 900 + 250
@@ -379,7 +235,7 @@ def test_generate_closes_what_is_over_first(till: "Books") -> None:
     subscription = till.start(usage(), base_price=Decimal(10))
     till.use(100, march(5))
     till.now = april(2)
-    made = generate(till, subscription)
+    made = till.generate(subscription)
     assert [one.kind for one in till.invoices()] == ["period", "interim"]
     assert made.period_start == _APRIL
 

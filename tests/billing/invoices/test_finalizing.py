@@ -44,13 +44,6 @@ def issue(books: "Books", invoice: InvoiceRow, **how: Any) -> Refused | None:
     return None
 
 
-def generate(books: "Books", subscription: str) -> None:
-    """An invoice within the period."""
-    with books.database.transaction() as tx:
-        made = invoices.generate(tx, books.organization_id, subscription, actor=books.actor)
-        assert isinstance(made, InvoiceRow), made
-
-
 def test_an_issued_invoice_has_its_number_its_dates_and_its_parties(books: "Books") -> None:
     """As they were when it was issued; the customer is told by mail."""
     books.settings(
@@ -128,7 +121,7 @@ def test_drafts_of_a_subscription_are_issued_in_their_order(books: "Books") -> N
     subscription = books.start(calls(), base_price=Decimal(10))
     books.use(100, datetime(2026, 3, 5, tzinfo=UTC), event_name="calls")
     books.now = datetime(2026, 3, 10, tzinfo=UTC)
-    generate(books, subscription)
+    books.generate(subscription)
     books.work(_APRIL)
     books.work(_APRIL + _GRACE)
     held, last = books.invoices()
@@ -146,7 +139,7 @@ def test_usage_between_two_drafts_is_billed_by_the_first_that_is_issued(till: "B
     subscription = till.start(calls(), base_price=Decimal(10))
     till.use(100, datetime(2026, 3, 5, tzinfo=UTC))
     till.now = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)
-    generate(till, subscription)
+    till.generate(subscription)
     till.use(50, datetime(2026, 3, 6, tzinfo=UTC))
     till.work(_APRIL)
     till.use(7, datetime(2026, 3, 7, tzinfo=UTC))
@@ -159,7 +152,7 @@ def test_a_negative_total_is_held_for_a_person(books: "Books") -> None:
     """Who cancels after the base price was billed in full gets it back by a credit note."""
     subscription = books.start(base_price=Decimal(31))
     books.now = datetime(2026, 3, 2, tzinfo=UTC)
-    generate(books, subscription)
+    books.generate(subscription)
     books.now = datetime(2026, 3, 11, tzinfo=UTC)
     with books.database.transaction() as tx:
         subscription_changes.cancel(
