@@ -36,3 +36,12 @@ def test_decisions_are_numbered_and_say_what_was_given_up(root: Path) -> None:
         text = page.read_text(encoding="utf-8")
         assert text.startswith(f"# {number}. ")
         assert re.findall("(?m)^## (.+)$", text) == ["Context", "Decision", "What we gave up"]
+
+
+def test_the_guarantees_name_tests_that_there_are(root: Path) -> None:
+    """Each file that is said to show a promise."""
+    text = (root / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    table = text.partition("shown in `tests/` by")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w/]+\.py)`", table)
+    assert named
+    assert [name for name in named if not (root / "tests" / name).is_file()] == []

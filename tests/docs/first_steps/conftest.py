@@ -33,7 +33,8 @@ POLL_S = 0.1
 TOKEN = r"(?<=token=)[\w-]{43}"
 VARYING = (
     *(r"(?<=Date: ).+", r"(?<=Server: ).+", TOKEN, r"20\d\d-\d\d-\d\d \d\d:\d\d"),
-    r"mtr_test\w+",
+    *(r"mtr_test\w+", r"\b(inv|evt)_[0-9a-f]+", r"INV-20\d\d"),
+    r"20\d\d-\d\d-\d\dT[\d:.]+(Z|\+00:00)",
 )
 """What differs from one time to another."""
 
@@ -67,7 +68,7 @@ class Reader:
             self._start(started, text)
         else:
             self._run(text)
-        self._environ |= dict(re.findall(r"(?m)^export (\w+)=(\S+)$", text))
+        self._environ |= dict(re.findall(r"(?m)^export (\w+)=([^\s$]+)$", text))
 
     def stop(self, name: str) -> None:
         """Press Ctrl-C. Python ignores it in a program that a shell started in the background."""
@@ -106,8 +107,9 @@ class Reader:
 
     def _run(self, shell: str) -> None:
         self._command = shell
+        kept = self.folder.with_name("environment")
         done = subprocess.run(
-            ["/bin/sh", "-c", shell],
+            ["/bin/sh", "-c", f"trap 'env -0 > {kept}' EXIT\n{shell}"],
             cwd=self.folder,
             env=self._environ,
             capture_output=True,
@@ -116,7 +118,9 @@ class Reader:
             check=False,
         )
         self.output = done.stdout
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{shell}{done.stdout}{done.stderr}"
+        environ = dict(one.split("=", 1) for one in kept.read_text().split("\0") if one)
+        self._environ |= {name: environ[name] for name in re.findall(r"(?m)^export (\w+)", shell)}
 
     def _expect(self, wanted: str) -> None:
         """What a program prints may come a moment later, and what a command shows may change."""
@@ -136,8 +140,9 @@ class Reader:
 
     def _only_looks(self) -> None:
         """A command that is repeated must do no more than look."""
-        metered = f":{self._ports[8080]}/"
+        metered, posting = f":{self._ports[8080]}/", re.search(r" (-d|-X) ", self._command)
         assert metered not in self._command, f"{self._command}\n{self.output}"
+        assert not posting, f"{self._command}\n{self.output}"
 
 
 def masked(output: str) -> list[str]:
