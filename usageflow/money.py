@@ -18,6 +18,10 @@ PRICE_DECIMALS_MAX: Final = 12
 PRICE_WHOLE_DIGITS_MAX: Final = 12
 """Digits of a price before the point; with two more, Stripe's largest amount in minor units."""
 
+AMOUNT_MAX: Final = 10**15 - 1
+"""Minor units. What comes to more is a slip, of a hand or a meter: nobody can pay it, and 64 bits
+hold thousands of it."""
+
 
 def _codes(text: str) -> frozenset[str]:
     return frozenset(text.split())

@@ -6,6 +6,7 @@ draft `finalizing`'s. What is billed is `lines`'s, what it is computed from `pri
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Final, Literal, TypeAlias
 
 from sqlalchemy import insert as sql_insert
@@ -17,6 +18,7 @@ from usageflow.billing import schedules
 from usageflow.billing.invoice_states import tell
 from usageflow.billing.lines import InvoiceLine, Segment, sums
 from usageflow.billing.prices import Bill, Prices, Wanted
+from usageflow.billing.pricing import figure
 from usageflow.catalog.charges import Terms
 from usageflow.db.billing_tables import InvoiceLineRow, InvoiceRow, SubscriptionRow
 from usageflow.db.columns import table
@@ -49,7 +51,7 @@ def close(
     The caller holds the subscription's row, so that nobody else closes it meanwhile.
     """
     prices = prices or Prices(tx, subscription.organization_id)
-    bill = prices.bill(wanted(subscription, terms, end=end, kind=kind))
+    bill = prices.bill(wanted(subscription, terms, end=end, kind=kind)).bounded()
     invoice = _draft(tx, subscription, terms, bill, prices, end=end, kind=kind)
     if not _insert(tx, invoice):
         return _closed(tx, subscription)
@@ -80,6 +82,12 @@ def wanted(subscription: SubscriptionRow, terms: Terms, *, end: datetime, kind: 
 
 def hold_reason(bill: Bill, total: int) -> str | None:
     """What a person must decide before this can be issued; None if nothing."""
+    if bill.too_large is not None:
+        used = figure(bill.too_large.quantity or Decimal(0))
+        return (
+            f"{bill.too_large.description} ({used}) comes to more than anybody can pay, so no line "
+            "is kept: void this draft, and write by hand what is owed"
+        )
     if total < 0:
         return (
             "the total is negative, and a customer cannot be asked for less than nothing: give it "

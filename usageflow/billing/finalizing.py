@@ -49,7 +49,7 @@ def issue(
     _keep(tx, invoice, bill.lines, kept, prices)
     reason = hold_reason(bill, invoice.total)
     invoice.hold_reason = reason
-    if reason is not None and not (release and invoice.total >= 0):
+    if reason is not None and not (release and invoice.total >= 0 and bill.too_large is None):
         return Refused("conflict", reason)
     _number_and_date(tx, invoice, customer, prices)
     return None
@@ -92,7 +92,7 @@ def _bill(tx: Tx, invoice: InvoiceRow, prices: Prices, kept: Content) -> Bill:
     """What the draft bills with all that is known now; a person's own lines stay as they are."""
     if kept.subscription is None:
         return Bill(kept.values(), [])
-    bill = prices.bill(again(invoice, kept))
+    bill = prices.bill(again(invoice, kept)).bounded()
     kept.subscription.billed_at = tx.now
     invoice.watermark = prices.watermark
     return bill

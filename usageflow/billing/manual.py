@@ -25,12 +25,10 @@ from usageflow.db.ids import new_id
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow
 from usageflow.events import quantity_problem
-from usageflow.money import currency_problem, price_problem, shortest, to_minor
+from usageflow.money import AMOUNT_MAX, currency_problem, price_problem, shortest, to_minor
 
 ITEMS_MAX: Final = 250
 """Lines of one invoice; as many as Stripe takes."""
-TOTAL_MAX: Final = 10**15 - 1
-"""Minor units; beyond it an amount is a slip of the hand, and no payment either."""
 
 
 class Item(NamedTuple):
@@ -142,7 +140,7 @@ def _problems(draft: Draft) -> Iterator[tuple[str, str]]:
             yield f"line_items[{index}].unit_amount", problem
     if draft.tax_percent is not None and not 0 <= draft.tax_percent <= 100:  # noqa: PLR2004 - per cent
         yield "tax_percent", f"{draft.tax_percent} per cent; from 0 to 100 are possible"
-    elif sums(_lines(draft), draft.tax_percent, draft.currency).total > TOTAL_MAX:
+    elif sums(_lines(draft), draft.tax_percent, draft.currency).total > AMOUNT_MAX:
         yield "line_items", "more money than anybody can pay"
 
 

@@ -21,6 +21,7 @@ from usageflow.db.billing_tables import InvoiceRow, PaymentRow
 from usageflow.db.ids import new_id
 from usageflow.db.outbox import PaymentKind
 from usageflow.db.session import Tx
+from usageflow.money import AMOUNT_MAX
 
 BY_HAND: Final = "manual"
 """The source of what a person tells."""
@@ -89,6 +90,8 @@ def _by_hand(
         return unknown(invoice_id)
     if invoice.state not in OWED:
         return Refused("conflict", f"the invoice is {invoice.state}: there is nothing to be paid")
+    if amount is not None and amount > AMOUNT_MAX:
+        return Refused("invalid", "more money than anybody can pay", "amount")
     before, reference = standing(invoice), new_id("pay")
     outbox.tell_payment(
         tx,

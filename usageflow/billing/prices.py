@@ -24,6 +24,7 @@ from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow, MetricRow
 from usageflow.ledger import aggregation
 from usageflow.ledger.aggregation import Ask, Quantity
+from usageflow.money import AMOUNT_MAX
 
 EVER: Final = datetime.max.replace(tzinfo=UTC)
 """After everything."""
@@ -62,10 +63,20 @@ class Wanted(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """Lines, and the metrics among them of which Stripe was sent usage to price too."""
+    """Lines, and the metrics among them of which Stripe was sent usage to price too.
+
+    `too_large` is the line that nobody can pay, for which the others were left out.
+    """
 
     lines: list[InvoiceLine]
     forwarded: list[str]
+    too_large: InvoiceLine | None = None
+
+    def bounded(self) -> "Bill":
+        """The same, or without lines if they come to more than an invoice can be over."""
+        if sum(abs(line.amount) for line in self.lines) <= AMOUNT_MAX:
+            return self
+        return Bill([], self.forwarded, max(self.lines, key=lambda line: abs(line.amount)))
 
 
 class _Foreseen(NamedTuple):

@@ -230,6 +230,29 @@ def test_a_subscription_that_cannot_be_closed_stops_no_other(
     assert {one.subscription_id for one in books.invoices()} == set(ids)
 
 
+def test_what_comes_to_more_than_anybody_can_pay_is_held_without_lines(books: "Books") -> None:
+    """What a meter slipped on stops no period; a person decides what is owed of it."""
+    subscription = books.start(usage(price="100000000000"))
+    books.use("1" + 24 * "0", march(15))
+    books.work(_APRIL)
+    books.work(_APRIL + timedelta(hours=2))
+    (draft,) = books.invoices()
+    assert (draft.state, draft.total, books.lines(draft)) == ("DRAFT", 0, [])
+    assert draft.hold_reason is not None
+    assert "Api_Call (1,000,000,000,000,000,000,000,000) comes to more" in draft.hold_reason
+    assert books.subscription(subscription).period_start == _APRIL
+    with books.database.transaction() as tx:
+        refused = invoices.issue(
+            tx, books.organization_id, draft.id, release=True, actor=books.actor
+        )
+        assert isinstance(refused, Refused)
+        invoices.void(tx, books.organization_id, draft.id, actor=books.actor)
+    books.use(2, april(3))
+    books.work(_MAY)
+    books.work(_MAY + timedelta(hours=2))
+    assert [one.state for one in books.invoices()] == ["VOID", "OPEN"]
+
+
 def test_generate_closes_what_is_over_first(till: "Books") -> None:
     """A wish after the end of a period meets a worker that was late: two invoices."""
     subscription = till.start(usage(), base_price=Decimal(10))

@@ -16,6 +16,7 @@ from usageflow.catalog.refusals import Refused
 from usageflow.db import outbox
 from usageflow.db.billing_tables import CreditNoteRow, InvoiceRow, PaymentRow
 from usageflow.db.outbox import PaymentKind
+from usageflow.money import AMOUNT_MAX
 
 if TYPE_CHECKING:
     from tests.billing.invoices.conftest import Books
@@ -123,6 +124,17 @@ def test_an_invoice_may_be_paid_in_parts(till: "Books") -> None:
         "paid in part: 60.00 USD are still due",
         "paid, and 5.00 USD more than was due",
     ]
+
+
+def test_no_more_is_paid_than_anybody_can_pay(till: "Books") -> None:
+    """A slip of the hand is refused, before it is more than the database holds."""
+    _, invoice = issued(till)
+    with till.database.transaction() as tx:
+        refused = payments.pay(
+            tx, till.organization_id, invoice.id, amount=AMOUNT_MAX + 1, actor=till.actor
+        )
+    assert isinstance(refused, Refused)
+    assert (refused.code, till.invoices()[0].amount_paid) == ("invalid", 0)
 
 
 def test_word_of_an_invoice_of_another_organization_has_no_effect(till: "Books") -> None:
