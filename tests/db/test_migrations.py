@@ -54,7 +54,8 @@ def normal(definition: str) -> str:
     head, bracket, parts = flat.partition("(")
     if not head.startswith("CREATE TABLE"):
         return flat
-    return head + bracket + ",".join(sorted(part.strip() for part in parts[:-1].split(",")))
+    parts, _, options = parts.rpartition(")")
+    return head + bracket + ",".join(sorted(part.strip() for part in parts.split(","))) + options
 
 
 def test_models_and_migrations_agree(empty_database_url: str) -> None:

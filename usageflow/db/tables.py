@@ -359,6 +359,8 @@ class UsageWindowRow(Row, table=True):
     """
 
     __tablename__ = "usage_window"
+    # in the order of its key, as it is read: a period's windows lie together on the disk
+    __table_args__ = ({"sqlite_with_rowid": False},)
     organization_id: str = key_column("organization.id")
     customer_id: str = key_column("customer.id")
     metric: str = key_column()
@@ -380,6 +382,7 @@ class UsageValueRow(Row, table=True):
     """
 
     __tablename__ = "usage_value"
+    __table_args__ = ({"sqlite_with_rowid": False},)
     organization_id: str = key_column("organization.id")
     customer_id: str = key_column("customer.id")
     metric: str = key_column()

@@ -310,6 +310,7 @@ def _new_tables() -> None:
         _refers("usage_window", "customer_id", "customer.id"),
         _refers("usage_window", "organization_id", "organization.id"),
         _key("usage_window", "organization_id", "customer_id", "metric", "hour"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "person",
@@ -548,6 +549,7 @@ def _new_tables() -> None:
         _refers("usage_value", "customer_id", "customer.id"),
         _refers("usage_value", "organization_id", "organization.id"),
         _key("usage_value", "organization_id", "customer_id", "metric", "hour", "value"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "webhook_delivery",
