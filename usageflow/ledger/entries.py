@@ -61,7 +61,7 @@ _KINDS: Final[dict[str, Kind]] = {
 _COLUMNS: Final = ("seq", "organization_id", "received_at", *Entry._fields)
 _ON_SQLITE: Final = (
     f"INSERT INTO usage_event ({', '.join(_COLUMNS)}) "  # noqa: S608 - names of our own
-    f"VALUES ({', '.join('?' * len(_COLUMNS))})"
+    f"VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (organization_id, id) DO NOTHING"
 )
 
 
@@ -106,15 +106,13 @@ def known(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, str]:
 
 
 def _on_sqlite(tx: Tx, organization_id: str, entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
-    """Nobody else writes meanwhile, so what is new and at which place can be told beforehand.
+    """Nobody else writes meanwhile, so their places can be told beforehand.
 
     With the driver's own statement, which costs a third of what a row takes otherwise.
     """
-    there = known(tx, organization_id, [entry.id for entry in entries])
     events = table(UsageEventRow).c
     last = tx.session.execute(select(func.max(events.seq))).scalar() or 0
-    fresh = [entry for entry in entries if entry.id not in there]
-    new = list(enumerate(fresh, start=last + 1))
+    placed = list(enumerate(entries, start=last + 1))
     now = _microseconds(tx.now)
     rows = [
         (
@@ -126,11 +124,13 @@ def _on_sqlite(tx: Tx, organization_id: str, entries: Sequence[Entry]) -> list[t
             _microseconds(entry.occurred_at),
             *entry[4:],
         )
-        for seq, entry in new
+        for seq, entry in placed
     ]
-    if rows:
-        tx.session.connection().exec_driver_sql(_ON_SQLITE, rows)
-    return new
+    stored = tx.session.connection().exec_driver_sql(_ON_SQLITE, rows).rowcount
+    if stored == len(rows):
+        return placed
+    new = set(tx.session.scalars(select(events.seq).where(events.seq > last)))
+    return [(seq, entry) for seq, entry in placed if seq in new]
 
 
 def _microseconds(instant: datetime) -> int:

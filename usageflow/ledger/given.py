@@ -1,7 +1,6 @@
-"""Tables that come with a statement: thousands of rows cost no more parameters than one.
+"""Tables that come with a statement: thousands of rows are one parameter, a JSON array of rows.
 
-PostgreSQL takes an array for each column, SQLite one JSON array of rows. What is done with them is
-the caller's.
+Both databases take one apart fast and exactly. What is done with the rows is the caller's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,20 +11,22 @@ import msgspec
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    DateTime,
     Join,
+    Numeric,
     Select,
     Subquery,
     Table,
     Text,
     and_,
+    cast,
     func,
     literal,
+    literal_column,
     select,
     type_coerce,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.sql.elements import NamedColumn
-from sqlalchemy.sql.sqltypes import DateTime, Numeric
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from usageflow.db.exact import ExactDecimal, UtcDateTime, plain
@@ -42,29 +43,29 @@ _TYPES: Final[Mapping[Kind, TypeEngine[Any]]] = {
     "decimal": ExactDecimal(),
     "instant": UtcDateTime(),
 }
-_ARRAYS: Final[Mapping[Kind, TypeEngine[Any]]] = {
-    "text": ARRAY(Text()),
-    "whole": ARRAY(BigInteger()),
-    "decimal": ARRAY(Numeric()),
-    "instant": ARRAY(DateTime(timezone=True)),
+_CASTS: Final[Mapping[Kind, TypeEngine[Any]]] = {
+    "text": Text(),
+    "whole": BigInteger(),
+    "decimal": Numeric(),
+    "instant": DateTime(timezone=True),
 }
+"""What PostgreSQL reads a value's text as."""
 
 
 def given(
     tx: Tx, name: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
 ) -> Select[Any]:
     """The rows, at least one, as `SELECT columns`, in their order; `name` is free to choose."""
+    encoded = _encoded(tx, columns, rows)
     if tx.dialect == "sqlite":
-        return _from_json(name, columns, rows)
-    arrays = [
-        literal(list(values), _ARRAYS[kind])
-        for values, kind in zip(zip(*rows, strict=True), columns.values(), strict=True)
-    ]
-    listed = func.unnest(*arrays).table_valued(*columns).render_derived(name=name)
+        elements = func.json_each(literal(encoded))
+    else:
+        elements = func.jsonb_array_elements(cast(literal(encoded), JSONB))
+    line = elements.table_valued("value", name=name).c.value
     return select(
         *(
-            type_coerce(listed.c[column], _TYPES[kind]).label(column)
-            for column, kind in columns.items()
+            _field(tx, line, place, kind).label(column)
+            for place, (column, kind) in enumerate(columns.items())
         )
     )
 
@@ -99,32 +100,25 @@ def looked_up(
     return wanted.join(target, and_(*same))
 
 
-def _from_json(
-    name: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
-) -> Select[Any]:
+def _field(tx: Tx, line: ColumnElement[Any], place: int, kind: Kind) -> ColumnElement[Any]:
+    if tx.dialect == "sqlite":
+        return type_coerce(func.json_extract(line, literal(f"$[{place}]")), _TYPES[kind])
+    text = line.op("->>")(literal_column(str(place)))
+    return type_coerce(cast(text, _CASTS[kind]), _TYPES[kind])
+
+
+def _encoded(tx: Tx, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]) -> str:
     stored = [
-        _stored(kind, values)
+        _stored(tx, kind, values)
         for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
     ]
-    lines = list(zip(*stored, strict=True))
-    listed = func.json_each(msgspec.json.encode(lines).decode()).table_valued("value", name=name)
-    return select(
-        *(
-            _field(listed.c.value, place, kind, column)
-            for place, (column, kind) in enumerate(columns.items())
-        )
-    )
+    return msgspec.json.encode(list(zip(*stored, strict=True))).decode()
 
 
-def _field(line: ColumnElement[Any], place: int, kind: Kind, column: str) -> NamedColumn[Any]:
-    found = func.json_extract(line, literal(f"$[{place}]"))
-    return type_coerce(found, _TYPES[kind]).label(column)
-
-
-def _stored(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
-    """A column as SQLite stores what JSON has no word for (`db.exact`)."""
+def _stored(tx: Tx, kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
+    """A column as it is in JSON: decimals as text, instants as `db.exact` stores them."""
     if kind == "decimal":
         return [None if value is None else plain(value) for value in values]
-    if kind == "instant":
+    if kind == "instant" and tx.dialect == "sqlite":
         return [None if value is None else (value - _EPOCH) // _MICROSECOND for value in values]
     return values

@@ -135,9 +135,8 @@ def _draft(organization_id: str, item: Tracked, now: datetime) -> Entry | Outcom
     if problem is not None:
         return problem
     metadata = None if item.metadata is None else _encoder.encode(item.metadata)
-    if metadata is not None and len(metadata) > METADATA_BYTES_MAX:
-        message = f"metadata of {len(metadata)} bytes; at most {METADATA_BYTES_MAX} are kept"
-        return _refused("invalid_metadata", message)
+    if metadata is not None and (wrong := _metadata_problem(metadata, item.metadata)) is not None:
+        return _refused("invalid_metadata", wrong)
     skipped = _filtered(item.metric, item.metadata or {})
     unique = _unique_value(item) if skipped is None else None
     if isinstance(unique, Outcome):
@@ -182,9 +181,15 @@ def _problem(item: Tracked, now: datetime) -> Outcome | None:
             f"{item.occurred_at.isoformat()} is more than {FUTURE_SKEW.seconds // 60} minutes in "
             "the future",
         )
-    if _depth_exceeds(item.metadata or {}, METADATA_DEPTH_MAX):
-        message = f"metadata has more than {METADATA_DEPTH_MAX} objects within each other"
-        return _refused("invalid_metadata", message)
+    return None
+
+
+def _metadata_problem(encoded: bytes, metadata: object) -> str | None:
+    if len(encoded) > METADATA_BYTES_MAX:
+        return f"metadata of {len(encoded)} bytes; at most {METADATA_BYTES_MAX} are kept"
+    brackets = encoded.count(b"{") + encoded.count(b"[")  # fewer cannot be deeper
+    if brackets > METADATA_DEPTH_MAX and _depth_exceeds(metadata, METADATA_DEPTH_MAX):
+        return f"metadata has more than {METADATA_DEPTH_MAX} objects within each other"
     return None
 
 
@@ -249,10 +254,14 @@ def _fingerprint(item: Tracked, unique_value: str | None) -> str:
 
 
 class _Court(NamedTuple):
-    """What is looked up to judge events by."""
+    """What is looked up to judge events by.
+
+    A period ends after every moment in it, so what is not older than `young` is in time anywhere.
+    """
 
     rules: Rules
     now: datetime
+    young: datetime
     payers: Mapping[Identified, Payer]
     periods: Mapping[str, Sequence[Period]]
 
@@ -264,18 +273,11 @@ def _court(tx: Tx, organization_id: str, drafts: Collection[Entry], rules: Rules
     if strangers and (subscriber := customers.subscriber(tx, organization_id)) is not None:
         # the organization itself subscribes: whoever is no customer is its own usage
         payers |= dict.fromkeys(strangers, subscriber)
-    doubtful = {
-        payers[_identity(one)].id
-        for one in drafts
-        if _may_be_late(one.occurred_at, rules, tx.now) and _identity(one) in payers
-    }
+    young = tx.now - timedelta(hours=rules.late_hours)
+    old = [_identity(one) for one in drafts if one.occurred_at < young]
+    doubtful = {payers[identity].id for identity in old if identity in payers}
     periods = lateness.periods_of(tx, organization_id, doubtful)
-    return _Court(rules, tx.now, payers, periods)
-
-
-def _may_be_late(at: datetime, rules: Rules, now: datetime) -> bool:
-    """A period ends after every moment in it, so what is young enough is in time anywhere."""
-    return at < now - timedelta(hours=rules.late_hours)
+    return _Court(rules, tx.now, young, payers, periods)
 
 
 def _refusal(draft: Entry, court: _Court) -> Outcome | None:
@@ -286,7 +288,7 @@ def _refusal(draft: Entry, court: _Court) -> Outcome | None:
         return _refused("unknown_customer", f"there is no customer {identity[1]}; make it first")
     if payer is not None and payer.archived:
         return _refused("archived_customer", f"the customer {identity[1]} is archived")
-    if not _may_be_late(draft.occurred_at, rules, court.now):
+    if draft.occurred_at >= court.young:
         return None
     periods = () if payer is None else court.periods.get(payer.id, ())
     if not lateness.is_late(draft.occurred_at, periods, rules.late_hours, court.now):
