@@ -108,25 +108,41 @@ def finalize_due(db: Database) -> int:
 
 
 def apply_payments(db: Database) -> int:
-    """Let word of payments have its effect; how many there were."""
-    with db.transaction() as tx:
-        due = _claimed(
-            tx,
-            select(PaymentRow)
-            .where(col(PaymentRow.applied_at).is_(None))
-            .order_by(col(PaymentRow.id)),
-        )
-        _each(tx, due, lambda payment: payments.apply(tx, payment), lambda _: None)
-        return len(due)
+    """Let word of payments have its effect; of how many it had.
+
+    Each in a transaction of its own: it waits for its invoice and subscription, and must not hold
+    meanwhile what others wait for.
+    """
+    applied, last = 0, 0
+    while applied < BATCH:
+        with db.transaction() as tx:
+            due = _claimed(
+                tx,
+                select(PaymentRow)
+                .where(col(PaymentRow.applied_at).is_(None), col(PaymentRow.id) > last)
+                .order_by(col(PaymentRow.id)),
+                limit=1,
+            )
+            _each(tx, due, lambda payment: payments.apply(tx, payment), lambda _: None)
+            if not due:
+                break
+            applied += due[0].applied_at is not None
+            last = due[0].id or last
+    return applied
 
 
 def mind_dunning(db: Database) -> int:
-    """Let time pass for who does not pay; how many subscriptions stand otherwise now."""
+    """Let time pass for who does not pay; how many subscriptions stand otherwise now.
+
+    Each in a transaction of its own, as payments.
+    """
     moved, last = 0, ""
     while True:
-        with db.transaction() as tx:
+        with db.reading() as tx:
             found = _in_arrears(tx, after=last)
-            moved += sum(dunning.mind(tx, *one) for one in found)
+        for one in found:
+            with db.transaction() as tx:
+                moved += dunning.mind(tx, *one)
         if len(found) < BATCH:
             return moved
         last = found[-1][1]
@@ -243,9 +259,12 @@ def _done(tx: Tx, do: Callable[[], object]) -> Exception | None:
     return None
 
 
-def _claimed(tx: Tx, statement: SelectOfScalar[Claimed]) -> list[Claimed]:
+def _claimed(
+    tx: Tx, statement: SelectOfScalar[Claimed], *, limit: int | None = None
+) -> list[Claimed]:
     """The first of these rows that no other worker has taken: ours until the transaction ends."""
-    return list(tx.session.exec(statement.limit(BATCH).with_for_update(skip_locked=True)))
+    first = statement.limit(BATCH if limit is None else limit)
+    return list(tx.session.exec(first.with_for_update(skip_locked=True)))
 
 
 def _by_organization(rows: Sequence[Claimed]) -> list[tuple[str, list[Claimed]]]:

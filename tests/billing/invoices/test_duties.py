@@ -7,10 +7,12 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, text
 
-from usageflow.billing import duties
+from usageflow.billing import dunning, duties, payments
+from usageflow.catalog import audit
 from usageflow.catalog.charges import Charge
+from usageflow.db import outbox
 
 if TYPE_CHECKING:
     from tests.billing.invoices.conftest import Books
@@ -66,3 +68,77 @@ def test_a_batch_asks_the_same_for_eleven_subscriptions_as_for_one(
             asked.setdefault(do.__name__, []).append(found)
     for one, eleven in asked.values():
         assert len(eleven) == len(one), eleven
+
+
+@pytest.mark.parametrize(("room", "name"), [(dunning, "mind"), (payments, "apply")])
+def test_what_is_done_for_one_customer_keeps_nobody_waiting_for_the_next(
+    books: "Books", monkeypatch: pytest.MonkeyPatch, room: Any, name: str
+) -> None:
+    """While the worker waits for a row it holds no other, so nobody waits for it in a circle."""
+    books.plan(base_price=Decimal(10))
+    for customer in ("a", "b"):
+        books.customer(customer)
+        books.subscribe(customer)
+    books.work(_APRIL)
+    books.work(_APRIL + _GRACE)
+    with books.database.transaction() as tx:
+        for invoice in books.invoices() if room is payments else []:
+            outbox.tell_payment(
+                tx,
+                books.organization_id,
+                invoice.id,
+                "failed",
+                source="stripe",
+                reference=invoice.id,
+                at=books.now,
+            )
+    done = getattr(room, name)
+    seen = 0
+
+    def watched(tx: Any, *more: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if tx.dialect == "postgresql":  # on SQLite writers take turns anyway
+            with books.database.transaction() as other:
+                other.session.execute(text("SET LOCAL lock_timeout = '2s'"))
+                audit.record(
+                    other, books.organization_id, actor=books.actor, action="a", subject=""
+                )
+        return done(tx, *more)
+
+    monkeypatch.setattr(room, name, watched)
+    books.work(_APRIL + timedelta(days=20))
+    assert seen == 2
+    minded = {one.subscription_id for one in books.invoices()}
+    assert "ACTIVE" not in {books.subscription(one or "").state for one in minded}
+
+
+def test_word_of_a_payment_that_has_no_effect_yet_is_not_work_done(
+    till: "Books", monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It keeps no other from having its effect, and is tried again after a pause, not at once."""
+    till.start(base_price=Decimal(10))
+    till.work(_APRIL)
+    till.work(_APRIL + _GRACE)
+    (invoice,) = till.invoices()
+    with till.database.transaction() as tx:
+        for number in range(2):
+            outbox.tell_payment(
+                tx,
+                till.organization_id,
+                invoice.id,
+                "failed",
+                source="stripe",
+                reference=f"evt-{number}",
+                at=till.now,
+            )
+    whole = payments.apply
+
+    def broken(tx: Any, payment: Any) -> None:
+        if payment.reference == "evt-0":
+            raise RuntimeError("broken")
+        whole(tx, payment)
+
+    monkeypatch.setattr(payments, "apply", broken)
+    assert [duties.apply_payments(till.database) for _ in range(2)] == [1, 0]
+    assert "payment 1 fails" in caplog.text
