@@ -129,7 +129,7 @@ def test_an_invoice_has_everything_that_an_invoice_needs(
     assert made == again
     assert name == "INV-2025-0001.pdf"
     (page,) = pypdf.PdfReader(io.BytesIO(document)).pages
-    text = page.extract_text().replace("\u200b", "")
+    text = page.extract_text()
     for expected in (
         *("CloudAI GmbH", "Friedrichstr. 1", "Acme Corp", "1 Main St", "billing@acme.com"),
         *("INV-2025-0001", "1 April 2025", "15 April 2025", "31 March 2025", "IBAN DE00"),

@@ -28,9 +28,9 @@ def sheet(**changes: Any) -> Sheet:
 
 
 def pages(document: bytes) -> list[str]:
-    """The text of each page, without the places where a long word may break."""
+    """The text of each page, as a reader copies it."""
     reader = pypdf.PdfReader(io.BytesIO(document))
-    return [page.extract_text().replace("\u200b", "") for page in reader.pages]
+    return [page.extract_text() for page in reader.pages]
 
 
 def test_the_same_sheet_gives_the_same_bytes() -> None:
@@ -94,3 +94,20 @@ def test_a_word_that_is_too_long_is_broken() -> None:
     (text,) = pages(pdf(sheet(payer=Who(name="W" * 200, lines=()))))
     assert text.replace("\n", "").count("W" * 200) == 1
     assert "W" * 60 not in text
+
+
+def test_a_word_that_may_break_leaves_no_trace_in_the_text() -> None:
+    """Who searches the file for a sum or copies it gets just that."""
+    payer = Who(name="Acme Corp", lines=("0.0.2.billing.department@acme.example",))
+    (text,) = pages(pdf(sheet(payer=payer)))
+    assert "USD 20.00" in text
+    assert text.isascii()
+
+
+def test_a_period_with_times_of_day_leaves_room_for_addresses() -> None:
+    """It takes two lines; an ordinary e-mail address takes one."""
+    period = ("Period", "22 November 2026 00:18:55 \u2013 22 December 2026 00:18:55")
+    payer = Who(name="Acme Corp", lines=("billing@cloudai.example",))
+    (text,) = pages(pdf(sheet(payer=payer, facts=(period,))))
+    assert "billing@cloudai.example\n" in text
+    assert "\n22 December 2026 00:18:55\n" in text
