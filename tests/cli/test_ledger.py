@@ -63,10 +63,9 @@ def test_what_is_wrong_is_shown_and_mended(run: Run, url: str) -> None:
     broken = run("ledger", "verify", "--database", url)
     header, _, window, value = broken.out.splitlines()
     assert header.split("  ")[0] == "customer"
-    assert window.split()[1:] == (
-        "API_CALL 2026-11-21 09:00 - 7 of 1, max 1.5, last 1.5 1.5 of 1, max 1.5, last 1.5".split()
-    )
-    assert value.split()[1:] == "ACTIVE_USER 2026-11-21 09:00 acct_1 - 1 events".split()
+    told = "API_CALL 2026-11-21 09:00 - 7 of 1, max 1.5, last 1.5 1.5 of 1, max 1.5, last 1.5"
+    assert " ".join(window.split()).endswith(told)
+    assert " ".join(value.split()).endswith("ACTIVE_USER 2026-11-21 09:00 acct_1 - 1 events")
     assert (broken.status, broken.err) == (
         1,
         "2 differences. `usageflow ledger rebuild` mends them\n",
