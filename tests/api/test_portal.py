@@ -156,7 +156,7 @@ def test_the_files_of_an_invoice(api: httpx.Client, link: Link) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pdf", "csv"])
-@pytest.mark.parametrize("invoice_id", ["inv_other", "inv_none", "inv_draft"])
+@pytest.mark.parametrize("invoice_id", ["inv_other", "inv_none", "inv_draft", "%00"])
 def test_nobody_gets_what_is_anothers(
     api: httpx.Client, database: Database, link: Link, kind: str, invoice_id: str
 ) -> None:

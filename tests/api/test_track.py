@@ -198,6 +198,8 @@ def test_unknown_metrics_are_refused(send: Sent, database: Database) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_metric")
     answer = send("/api/v1/usage", {"meter_name": "GHOST", "quantity": 1})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_metric")
+    answer = send("/api/track", {"metric": "a\0", "amount": 1})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_metric")
     assert stored(database) == []
 
 

@@ -13,12 +13,14 @@ from usageflow.catalog import keys
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.keys import Caller, KeyKind, NewKey, Refusal
 from usageflow.catalog.organizations import create, default_organization
+from usageflow.catalog.permissions import SCOPES, of_scopes
 from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Database, Tx
 from usageflow.db.tables import AuditRow
 from usageflow.errors import ConfigurationError
 
 ADA = Actor("ada@example.com", "req_1")
+ALL = of_scopes(SCOPES)
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_a_key_that_was_looked_up_is_read_later(database: Database) -> None:
 def test_a_rotated_key_works_on_for_a_while(tx: Tx, organization_id: str) -> None:
     """The new one has its name, scopes and kind; the old one ends after the overlap."""
     old = keys.create_key(tx, organization_id, "edge", ["usage.write"], kind="org_live")
-    new = keys.rotate(tx, organization_id, old.api_key.id, timedelta(hours=2), actor=ADA)
+    new = keys.rotate(tx, organization_id, old.api_key.id, timedelta(hours=2), may=ALL, actor=ADA)
     assert isinstance(new, NewKey)
     assert new.secret != old.secret
     assert (new.api_key.name, new.api_key.scopes) == ("edge", "usage.write")
@@ -173,10 +175,10 @@ def test_a_rotated_key_works_on_for_a_while(tx: Tx, organization_id: str) -> Non
         assert isinstance(keys.authenticate(tx, one.secret, "usage.write"), Caller)
     ends = tx.now + timedelta(hours=2)
     assert expiry(tx, organization_id, old) == ends
-    keys.rotate(tx, organization_id, old.api_key.id, actor=ADA)
+    keys.rotate(tx, organization_id, old.api_key.id, may=ALL, actor=ADA)
     assert expiry(tx, organization_id, old) == ends, "it never lives longer for it"
     last = keys.rotate(
-        tx, organization_id, old.api_key.id, timedelta(0), expires_at=ends, actor=ADA
+        tx, organization_id, old.api_key.id, timedelta(0), expires_at=ends, may=ALL, actor=ADA
     )
     assert isinstance(last, NewKey)
     assert expiry(tx, organization_id, last) == ends
@@ -201,8 +203,20 @@ def test_what_cannot_be_rotated(tx: Tx, organization_id: str) -> None:
         (organization_id, gone, Refused("conflict", "API key 'gone' is revoked; make a new one")),
         (organization_id, old, Refused("conflict", "API key 'old' is expired; make a new one")),
     ]:
-        assert keys.rotate(tx, owner, key_id, actor=ADA) == refused
+        assert keys.rotate(tx, owner, key_id, may=ALL, actor=ADA) == refused
     assert len(keys.listing(tx, organization_id)) == 2
+
+
+def test_nobody_gets_a_key_that_may_more_than_they(tx: Tx, organization_id: str) -> None:
+    """To replace a key is to be given what it may do; the key itself stays as it is."""
+    old = keys.create_key(tx, organization_id, "billing", ["billing.write"])
+    may = of_scopes(["billing.read", "usage.write"])
+    refused = keys.rotate(tx, organization_id, old.api_key.id, may=may, actor=ADA)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.field) == ("forbidden", "scopes")
+    assert "plans.write" in refused.message
+    assert expiry(tx, organization_id, old) is None
+    assert len(keys.listing(tx, organization_id)) == 1
 
 
 def test_keys_are_listed_page_by_page(tx: Tx, organization_id: str) -> None:
@@ -219,7 +233,7 @@ def test_keys_are_listed_page_by_page(tx: Tx, organization_id: str) -> None:
 def test_what_is_done_to_keys_is_noted(tx: Tx, organization_id: str) -> None:
     """By whom, without the secret."""
     old = keys.create_key(tx, organization_id, "edge", ["usage.write"], actor=ADA)
-    new = keys.rotate(tx, organization_id, old.api_key.id, actor=ADA)
+    new = keys.rotate(tx, organization_id, old.api_key.id, may=ALL, actor=ADA)
     assert isinstance(new, NewKey)
     keys.revoke(tx, organization_id, new.api_key.id, actor=ADA)
     noted = tx.session.exec(select(AuditRow).order_by(text("seq"))).all()

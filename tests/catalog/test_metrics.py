@@ -115,7 +115,8 @@ def test_a_metric_is_found_by_key_id_or_token(tx: Tx, organization_id: str) -> N
     for name in ("API_CALL", "api_call", row.id, row.token):
         assert metrics.find(tx, organization_id, name) is row
     other = create_organization(tx, "other", actor="test")
-    assert metrics.find(tx, organization_id, "API") is None
+    for name in ("API", "API_CALL\0"):
+        assert metrics.find(tx, organization_id, name) is None
     assert metrics.find(tx, other, row.id) is None
     assert metrics.ids(tx, organization_id, ["API_CALL", "NONE"]) == {"API_CALL": row.id}
 

@@ -14,7 +14,7 @@ from usageflow.catalog.secrets import NO_KEY, Keyring, Place
 from usageflow.db.outbox_tables import SmtpRow
 from usageflow.db.tables import AuditRow
 from usageflow.webhooks import smtp
-from usageflow.webhooks.smtp import Server, Unsent
+from usageflow.webhooks.smtp import NOT_ASCII, Server, Unsent
 
 ACTOR = Actor("owner@acme.example")
 SERVER: dict[str, Any] = {
@@ -214,6 +214,20 @@ def test_a_password_that_cannot_be_opened(
     refused = sent(by, Keyring([b"x" * 32]), trusting)
     assert refused is not None
     assert "which is not in USAGEFLOW_ENCRYPTION_KEYS" in refused.reason
+
+
+@pytest.mark.parametrize(
+    "change", [{"host": "a..b"}, {"password": "schlüssel"}], ids=["host", "key"]
+)
+def test_what_no_server_can_be_told(
+    post_offices: Any, keyring: Keyring, trusting: ssl.SSLContext, change: dict[str, str]
+) -> None:
+    """A host that is no name, a password that is not ASCII: it is said, without quoting either."""
+    post_office = post_offices(security="tls", login=("acme", "secret"))
+    given = {"security": "tls", "username": "acme", "password": "secret"} | change
+    host = given.pop("host", "localhost")
+    by = server(post_office, keyring, **given)._replace(host=host)
+    assert sent(by, keyring, trusting) == Unsent(NOT_ASCII)
 
 
 def test_taken_is_taken(post_offices: Any, keyring: Keyring, trusting: ssl.SSLContext) -> None:

@@ -136,7 +136,7 @@ def _visitor(tx: Tx, token: str) -> Visitor | None:
 def _visiting(tx: Tx, request: Request) -> Visitor | None:
     """Who asks for an invoice, if it is theirs to see."""
     visitor = _visitor(tx, request.cookies.get(COOKIE, ""))
-    if visitor is None:
-        return None
     invoice_id = request.path_params["invoice_id"]
+    if visitor is None or "\0" in invoice_id:  # PostgreSQL takes no such text
+        return None
     return visitor if portal_page.sees(tx, visitor, invoice_id) else None

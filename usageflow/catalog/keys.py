@@ -17,7 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from usageflow.catalog import audit
 from usageflow.catalog.audit import Actor
-from usageflow.catalog.permissions import SCOPES
+from usageflow.catalog.permissions import SCOPES, Permissions, of_scopes
 from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Tx
 from usageflow.db.tables import ApiKeyRow
@@ -98,6 +98,14 @@ def create_key(
     return NewKey(secret, api_key)
 
 
+def beyond(scopes: Sequence[str], may: Permissions) -> Refused | None:
+    """Why somebody who `may` so much cannot be given a key with these scopes, None if they can."""
+    if not (lacking := sorted(of_scopes(scopes) - may)):
+        return None
+    message = f"you cannot give what you do not have: {', '.join(lacking)}"
+    return Refused("forbidden", message, "scopes")
+
+
 def rotate(
     tx: Tx,
     organization_id: str,
@@ -105,9 +113,13 @@ def rotate(
     overlap: timedelta = OVERLAP,
     *,
     expires_at: datetime | None = None,
+    may: Permissions,
     actor: Actor | str,
 ) -> NewKey | Refused:
-    """A new key of the same name, scopes and kind; the old one works for `overlap` more."""
+    """A new key of the same name, scopes and kind; the old one works for `overlap` more.
+
+    `may`: what whoever gets the new one is permitted.
+    """
     old = tx.session.exec(
         select(ApiKeyRow)
         .where(col(ApiKeyRow.organization_id) == organization_id, col(ApiKeyRow.id) == key_id)
@@ -117,6 +129,8 @@ def rotate(
         return Refused("not_found", "there is no such API key")
     if (found := status(old, tx.now)) != "ACTIVE":
         return Refused("conflict", f"API key {old.name!r} is {found.lower()}; make a new one")
+    if refused := beyond(old.scopes.split(), may):
+        return refused
     new = create_key(
         tx,
         organization_id,

@@ -92,6 +92,8 @@ def find(tx: Tx, organization_id: str, name: str) -> MetricRow | None:
 
     None as well where several keys differ from `name` in capitals alone: nobody guesses.
     """
+    if "\0" in name:  # PostgreSQL takes no such text, and no metric is called so
+        return None
     exact = tx.session.get(MetricRow, (organization_id, name))
     if exact is not None:
         return exact

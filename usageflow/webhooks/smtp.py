@@ -29,6 +29,7 @@ from usageflow.webhooks.posting import printable
 TIMEOUT_S: Final = 20.0
 """Longest wait for each word of the server."""
 REASON_CHARS_MAX: Final = 300
+NOT_ASCII: Final = "the host is no name of a server, or its user or password is not ASCII"
 
 Security = Literal["starttls", "tls", "none"]
 
@@ -175,6 +176,8 @@ def send(
         return Unsent(_reason(error.smtp_code, error.smtp_error), final=final, reached=True)
     except smtplib.SMTPResponseException as error:
         return Unsent(_reason(error.smtp_code, error.smtp_error))
+    except UnicodeError:  # its own words may quote the password
+        return Unsent(NOT_ASCII)
     except (smtplib.SMTPException, OSError) as error:
         return Unsent(printable(str(error) or type(error).__name__)[:REASON_CHARS_MAX])
     return None

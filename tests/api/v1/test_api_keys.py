@@ -61,7 +61,10 @@ def test_nobody_gives_what_they_do_not_have(sign_in: SignIn) -> None:
     assert refused.status_code == 403
     assert refused.json()["error"]["fields"][0]["field"] == "scopes"
     assert "plans.write" in refused.json()["error"]["message"]
-    assert sign_in("ADMIN").post(PATH, json=body).status_code == 201
+    made_by_admin = sign_in("ADMIN").post(PATH, json=body)
+    assert made_by_admin.status_code == 201
+    rotated = sign_in("DEVELOPER").post(f"{PATH}/{made_by_admin.json()['id']}/rotate")
+    assert rotated.status_code == 403, "nor gets the one there is anew"
     assert sign_in("VIEWER").post(PATH, json={"name": "a"}).status_code == 403
 
 

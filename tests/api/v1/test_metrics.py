@@ -75,6 +75,8 @@ def test_what_is_wrong_is_told_by_field(admin: httpx.Client) -> None:
         assert refused.status_code == 422
         assert [wrong["field"] for wrong in refused.json()["error"]["fields"]] == [field]
     assert admin.get("/api/v1/metrics").json()["data"] == []
+    for path in ("metrics", "meters", "features", "plans", "customers"):
+        assert admin.get(f"/api/v1/{path}", params={"search": "a\0"}).status_code == 422
 
 
 def test_a_key_is_taken_once(admin: httpx.Client) -> None:

@@ -12,7 +12,7 @@ from usageflow.api.paging import Listed, PageDep, listed
 from usageflow.api.rest import refusal, v1_router
 from usageflow.catalog import keys
 from usageflow.catalog.keys import OVERLAP, OVERLAP_MAX, KeyStatus, NewKey
-from usageflow.catalog.permissions import SCOPES, Scope, of_scopes
+from usageflow.catalog.permissions import SCOPES, Scope
 from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Tx
 from usageflow.db.tables import ApiKeyRow
@@ -77,10 +77,8 @@ def create_api_key(
     body: NewApiKey, access: Annotated[Access, needs("keys.write")], rest: RestDep
 ) -> Response:
     """Make a key: `key` in the answer is all there will ever be of it."""
-    beyond = sorted(of_scopes(body.scopes) - access.permissions)
-    if beyond:
-        message = f"you cannot give what you do not have: {', '.join(beyond)}"
-        refusal(Refused("forbidden", message, "scopes"))
+    if refused := keys.beyond(body.scopes, access.permissions):
+        refusal(refused)
     with rest.db.transaction() as tx:
         if body.expires_at is not None and body.expires_at <= tx.now:
             refusal(Refused("invalid", "must lie in the future", "expires_at"))
@@ -104,7 +102,10 @@ def rotate_api_key(
     access: Annotated[Access, needs("keys.write")],
     rest: RestDep,
 ) -> Response:
-    """A new key in place of one, which works on for a while: by default a day."""
+    """A new key in place of one, which works on for a while: by default a day.
+
+    Only for who may do all that the key may.
+    """
     given = body or Rotation()
     with rest.db.transaction() as tx:
         if given.expires_at is not None and given.expires_at <= tx.now:
@@ -115,6 +116,7 @@ def rotate_api_key(
             key_id,
             given.overlap_hours * _HOUR,
             expires_at=given.expires_at,
+            may=access.permissions,
             actor=access.actor,
         )
         return refusal(made) if isinstance(made, Refused) else _shown(made, tx)

@@ -34,7 +34,7 @@ routers = [router, meters]
 
 MetricKey = Annotated[str, StringConstraints(pattern=METRIC_PATTERN, min_length=2)]
 """A key that policies can name as well."""
-Search = Annotated[str | None, Query(max_length=100)]
+Search = Annotated[Line | None, Query(max_length=100)]
 
 
 class MetricFilter(Body):
