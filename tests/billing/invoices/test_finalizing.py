@@ -98,9 +98,13 @@ def test_the_tax_is_the_customers_else_the_organizations(
 
 def test_an_issued_invoice_never_changes(books: "Books") -> None:
     """The database itself refuses."""
-    books.start(base_price=Decimal(10))
+    subscription = books.start(base_price=Decimal(10))
     books.work(_APRIL)
     books.work(_APRIL + _GRACE)
+    books.generate(subscription)
+    draft, issued = (
+        f"(SELECT id FROM invoice WHERE state = '{state}')" for state in ("DRAFT", "OPEN")
+    )
     for statement in (
         "UPDATE invoice SET total = 1",
         "UPDATE invoice SET state = 'DRAFT'",
@@ -108,6 +112,7 @@ def test_an_issued_invoice_never_changes(books: "Books") -> None:
         "DELETE FROM invoice",
         "UPDATE invoice_line SET amount = 1",
         "DELETE FROM invoice_line",
+        f"UPDATE invoice_line SET position = 9, invoice_id = {issued} WHERE invoice_id = {draft}",
     ):
         with (
             pytest.raises(DBAPIError, match="an issued invoice never changes"),

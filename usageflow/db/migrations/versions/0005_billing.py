@@ -220,7 +220,7 @@ def _triggers() -> list[str]:
         f" OR (OLD.state <> 'inbox' AND {changed(*EVENT_RELEASED)})"
     )
     invoice = f"OLD.state <> 'DRAFT' AND ({changed(*INVOICE_ISSUED)} OR NEW.state = 'DRAFT')"
-    issued = "(SELECT state FROM invoice WHERE id = {}.invoice_id) <> 'DRAFT'"
+    issued = "EXISTS (SELECT 1 FROM invoice WHERE id IN ({}) AND state <> 'DRAFT')"
     rules = [
         ("usage_event", "update", event, "usage events are append-only"),
         ("invoice", "update", invoice, "an issued invoice never changes"),
@@ -230,7 +230,11 @@ def _triggers() -> list[str]:
         ("credit_note", "update", "TRUE", "credit notes never change"),
         ("credit_note", "delete", "TRUE", "credit notes never change"),
     ]
-    lines = [("insert", "NEW"), ("update", "OLD"), ("delete", "OLD")]
+    lines = [
+        ("insert", "NEW.invoice_id"),
+        ("update", "OLD.invoice_id, NEW.invoice_id"),
+        ("delete", "OLD.invoice_id"),
+    ]
     message = "an issued invoice never changes"
     if sqlite:
         return [
@@ -242,8 +246,8 @@ def _triggers() -> list[str]:
             ),
             *(
                 f"CREATE TRIGGER invoice_line_no_{act} BEFORE {act.upper()} ON invoice_line"
-                f" WHEN {issued.format(row)} BEGIN SELECT RAISE(ABORT, '{message}'); END"
-                for act, row in lines
+                f" WHEN {issued.format(ids)} BEGIN SELECT RAISE(ABORT, '{message}'); END"
+                for act, ids in lines
             ),
         ]
     return [
@@ -260,8 +264,7 @@ def _triggers() -> list[str]:
         ),
         # PostgreSQL allows no query in the condition of a trigger
         "CREATE FUNCTION refuse_issued() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF (SELECT state FROM invoice WHERE id = COALESCE(OLD.invoice_id, NEW.invoice_id))"
-        " <> 'DRAFT' THEN"
+        f" IF {issued.format('OLD.invoice_id, NEW.invoice_id')} THEN"
         f" RAISE EXCEPTION USING MESSAGE = '{message}',"
         " ERRCODE = 'integrity_constraint_violation';"
         " END IF; RETURN COALESCE(NEW, OLD); END $$",
