@@ -44,6 +44,12 @@ def test_the_last_resort_is_the_id(ledger: "Ledger") -> None:
     assert names(ledger)[odd] == odd
 
 
+def test_nobody_becomes_the_organizations_own_customer_by_a_request(ledger: "Ledger") -> None:
+    """What a header says is a caller's; only the API's own name of a customer means that one."""
+    caller, own = resolve(ledger, ("account_id", "default"), ("external_id", "default"))
+    assert names(ledger) == {caller: "account_id:default", own: "default"}
+
+
 def test_no_identity_is_no_statement(ledger: "Ledger") -> None:
     """A batch without counted events makes no customer."""
     assert resolve(ledger) == []

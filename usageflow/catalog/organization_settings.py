@@ -25,8 +25,8 @@ GRACE_S_MAX: Final = 30 * 86_400
 """A draft that waits for longer is forgotten, not reviewed."""
 DAYS_MAX: Final = 365
 """Payment terms and patience of more than a year are a slip of the hand."""
-LATE_HOURS_MAX: Final = 24 * 90
-"""Usage older than a quarter belongs on no invoice by itself."""
+LATE_HOURS_MAX: Final = 24 * 35
+"""As long as invoices look for late usage: what is taken is billed."""
 PERCENT_MAX: Final = 100
 LINE_CHARS_MAX: Final = 200
 LINES_MAX: Final = 6

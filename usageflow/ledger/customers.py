@@ -168,6 +168,8 @@ def _names(tx: Tx, organization_id: str, made: dict[Identified, str]) -> dict[Id
     )
     given = {}
     for identity, names in choices.items():
-        given[identity] = next(name for name in names if name not in taken)
+        # nobody becomes the organization's own customer by what a request said of its caller
+        barred = taken if identity[0] == EXTERNAL_ID else taken | {DEFAULT}
+        given[identity] = next(name for name in names if name not in barred)
         taken.add(given[identity])
     return given

@@ -10,6 +10,7 @@ import msgspec
 from usageflow.billing.late import LATE_DAYS, PastLine, billed, earlier
 from usageflow.billing.lines import Billed, Segment
 from usageflow.catalog.charges import Terms
+from usageflow.catalog.organization_settings import LATE_HOURS_MAX
 
 _TERMS = Terms(type="USAGE", currency="USD", interval="month")
 _MAY = datetime(2026, 5, 1, tzinfo=UTC)
@@ -40,6 +41,11 @@ def test_what_ended_not_long_before_may_have_late_usage() -> None:
     lines = [line(month(number), month(number + 1)) for number in (1, 2, 3, 4, 5)]
     found = earlier(may(), lines, {("plan", 1): _TERMS}, _HORIZON)
     assert [one.start.month for one in found] == [3, 4]
+
+
+def test_usage_is_taken_no_later_than_it_is_billed() -> None:
+    """Whatever an organization chooses: nothing is accepted that no invoice would look for."""
+    assert timedelta(hours=LATE_HOURS_MAX) <= LATE_DAYS
 
 
 def test_the_period_just_before_may_have_late_usage_however_long_it_was() -> None:
