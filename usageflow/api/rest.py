@@ -29,6 +29,13 @@ NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 FIELDS_TOLD_MAX: Final = 20
 """Mistakes named in one answer."""
 
+OUR_WORDS: Final = MappingProxyType(
+    {"extra_forbidden": "is no field of this request", "missing": "is missing"}
+)
+"""What pydantic tells of a field, by its name for the mistake, in words for who sent it."""
+NO_OBJECT: Final = ("dict_type", "missing", "model_attributes_type", "model_type")
+"""Its names for a body that is not there, or is none. One that is not declared as JSON is text."""
+
 
 class WrongField(BaseModel):
     """A mistake in a request, where it is."""
@@ -154,17 +161,21 @@ async def _invalid(_: Request, error: Exception) -> Response:
     if found[0]["type"] == "json_invalid":
         why = found[0]["ctx"]["error"]
         return _said(RequestRefused(400, "invalid_json", f"the body is not JSON: {why}"))
-    fields = [(_place(one["loc"]), _words(one["msg"])) for one in found[:FIELDS_TOLD_MAX]]
+    fields = [(_place(one["loc"]), _words(one)) for one in found[:FIELDS_TOLD_MAX]]
     message = ": ".join(fields[0])
     return _said(RequestRefused(422, "invalid", message, fields=fields))
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it alone
-    code = HTTPStatus(error.status_code).name.lower()
+    status = HTTPStatus(error.status_code)
     headers = error.headers or {}
-    refused = RequestRefused(error.status_code, code, str(error.detail), headers=headers)
-    return _said(refused)
+    message = str(error.detail)
+    if status is HTTPStatus.NOT_FOUND:
+        message = "there is no such address; /docs shows all"
+    elif status is HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"this address does not take {request.method}; /docs shows what it takes"
+    return _said(RequestRefused(status, status.name.lower(), message, headers=headers))
 
 
 def _place(location: Sequence[int | str]) -> str:
@@ -172,8 +183,12 @@ def _place(location: Sequence[int | str]) -> str:
     return ".".join(str(part) for part in location[1:] or location)
 
 
-def _words(message: str) -> str:
-    return message.removeprefix("Value error, ")
+def _words(mistake: Mapping[str, Any]) -> str:
+    """A mistake in our words, where those of pydantic do not tell what to do."""
+    if mistake["loc"] == ("body",) and mistake["type"] in NO_OBJECT:
+        return "must be a JSON object, sent with the header content-type: application/json"
+    ours = OUR_WORDS.get(mistake["type"])
+    return str(mistake["msg"]).removeprefix("Value error, ") if ours is None else ours
 
 
 def _said(refused: RequestRefused) -> Response:
