@@ -21,8 +21,8 @@ TIMES = 10 if TORTURE else 1
 KILLS = {"app": 22 * TIMES, "proxy": 22 * TIMES, "server": 10 * TIMES}
 LIFE_S = {"app": (0.05, 0.8), "proxy": (0.05, 0.8), "server": (0.5, 3.0)}
 """How long each lives; the server long enough to begin sending."""
+CLIENTS = 8 if TORTURE else 4
 REQUESTS_MAX = 9_000 * TIMES
-CLIENTS = 8
 REST_S = 0.05
 """Between two requests of a client: the load must last longer than the kills."""
 SHARED = 5

@@ -1,7 +1,7 @@
 """What follows from Stripe's events: the same, however they come."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -22,12 +22,15 @@ from usageflow.db.tables import (
 from usageflow.errors import DeliveryError
 from usageflow.stripe import billing_periods, directory, events
 from usageflow.stripe.client import StripeGateway
+from usageflow.stripe.emulator.app import create_emulator
+from usageflow.stripe.emulator.remote import RemoteEmulator
+from usageflow.stripe.emulator.serve import running
 from usageflow.stripe.events import SNAPSHOTS, AccountEvents
 from usageflow.stripe.identities import whose
 from usageflow.stripe.inbound import InboundEvent
 
 if TYPE_CHECKING:
-    from tests.stripe.conftest import Way
+    from tests.stripe.conftest import Clock, Way
 
 READ = "GET /v1/customers/{customer}"
 
@@ -36,6 +39,14 @@ READ = "GET /v1/customers/{customer}"
 def _one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time passes here and at the emulator alike, whatever the real clock says."""
     monkeypatch.setattr(StripeGateway, "clock_skew_s", 0.0)
+
+
+@pytest.fixture
+def emulator(emulator: RemoteEmulator, clock: "Clock") -> Iterator[RemoteEmulator]:
+    """An emulator for which it is the same time: no second ends there but when time is to pass."""
+    start = clock.now
+    with running(create_emulator(clock=lambda: start, search_lag_s=0)) as url:
+        yield RemoteEmulator(url, emulator.api_key)
 
 
 class Listener:

@@ -25,7 +25,7 @@ from usageflow.stripe.client import StripeGateway
 from usageflow.stripe.reconciliation import reconcile
 
 TORTURE = bool(os.environ.get("USAGEFLOW_TORTURE"))
-KILLS = 50 if TORTURE else 15
+KILLS = 50 if TORTURE else 8
 LIFE_S = (0.05, 0.9)
 """How long each life of the server lasts once it listens."""
 CUSTOMERS = 6

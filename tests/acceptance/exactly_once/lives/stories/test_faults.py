@@ -191,6 +191,7 @@ def test_the_account_is_revoked_in_mid_flight(ours: Any) -> None:
     use_all(ours)
     ours.fault("lost", count=2)
     ours.forward(1)
+    ours.life.land()  # whose it is has been asked: a search that is refused would tell less
     ours.revoke_account()
     work(ours, 5)
     assert account_state(ours) == "deauthorized"

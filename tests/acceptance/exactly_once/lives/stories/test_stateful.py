@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 
 TORTURE = bool(os.environ.get("USAGEFLOW_TORTURE"))
 EXAMPLES = 1_000 if TORTURE else 50
-STEPS = 30
+STEPS = 30 if TORTURE else 20
 VALUES = st.sampled_from("abcd")
 METERS = st.sampled_from(("tokens", "seconds", "calls"))
 QUANTITIES = st.one_of(
