@@ -22,8 +22,13 @@ _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 _NOT_GLOBAL: Final = (IPv6Network("2001::/23"), IPv6Network("3fff::/20"))
 """Protocol assignments, Teredo among them, and documentation, which older Pythons do not know."""
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-_RELAYS: Final = IPv4Network("192.88.99.0/24")
-"""Anycast of 6to4 relays, withdrawn."""
+_NOT_PUBLIC: Final = (
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("192.88.99.0/24"),
+    IPv4Network("168.63.129.16/32"),
+)
+"""Protocol assignments, which older Pythons know in part (Oracle's cloud has its metadata there);
+relays of 6to4, withdrawn; what a machine in Azure asks about itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,8 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
     One of version 6 that embeds one of version 4 (mapped, 6to4, NAT64) is what that one is.
     """
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast and address not in _RELAYS
+        special = address.is_multicast or any(address in one for one in _NOT_PUBLIC)
+        return address.is_global and not special
     embedded = address.ipv4_mapped or address.sixtofour
     if embedded is None and address in _NAT64:
         embedded = IPv4Address(int(address) & 0xFFFF_FFFF)
