@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, TypeVar
 
-from sqlalchemy import exists, or_
+from sqlalchemy import exists, or_, union
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -276,18 +276,12 @@ def _by_organization(rows: Sequence[Claimed]) -> list[tuple[str, list[Claimed]]]
 
 def _in_arrears(tx: Tx, *, after: str) -> list[tuple[str, str]]:
     """Organization and subscription of those that may be about to fall behind or be suspended."""
-    subscription = col(SubscriptionRow.id)
-    rows = tx.session.exec(
-        select(SubscriptionRow.organization_id, SubscriptionRow.id)
-        .join(InvoiceRow, col(InvoiceRow.subscription_id) == subscription)
-        .where(
-            col(InvoiceRow.state) == "OPEN",
-            or_(col(InvoiceRow.due_at) <= tx.now, col(InvoiceRow.payment_failed_at).is_not(None)),
-            col(SubscriptionRow.state).in_(("ACTIVE", "PAST_DUE")),
-            subscription > after,
-        )
-        .distinct()
-        .order_by(subscription)
-        .limit(BATCH)
+    subscription, state = col(SubscriptionRow.id), col(SubscriptionRow.state)
+    some = select(SubscriptionRow.organization_id, SubscriptionRow.id).where(subscription > after)
+    late = or_(col(InvoiceRow.due_at) <= tx.now, col(InvoiceRow.payment_failed_at).is_not(None))
+    falling = some.join(InvoiceRow, col(InvoiceRow.subscription_id) == subscription).where(
+        state == "ACTIVE", col(InvoiceRow.state) == "OPEN", late
     )
-    return list(rows)
+    either = union(some.where(state == "PAST_DUE"), falling)
+    rows = tx.session.execute(either.order_by(either.selected_columns.id).limit(BATCH))
+    return [(organization_id, subscription_id) for organization_id, subscription_id in rows]

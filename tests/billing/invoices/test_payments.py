@@ -215,6 +215,17 @@ def test_one_that_is_given_up_keeps_its_subscription_behind(till: "Books") -> No
     assert till.subscription(subscription).state == "ACTIVE"
 
 
+def test_one_that_is_given_up_suspends_its_subscription_as_every_other(till: "Books") -> None:
+    """To give an invoice up is not to be content with that."""
+    subscription, invoice = issued(till)
+    with till.database.transaction() as tx:
+        invoices.give_up(tx, till.organization_id, invoice.id, actor=till.actor)
+    till.work(_ISSUED + timedelta(days=13))
+    assert till.subscription(subscription).state == "PAST_DUE"
+    till.work(_ISSUED + timedelta(days=14))
+    assert till.subscription(subscription).state == "SUSPENDED"
+
+
 def test_more_in_arrears_than_one_batch_are_all_minded(
     till: "Books", monkeypatch: pytest.MonkeyPatch
 ) -> None:
