@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from usageflow.catalog.audit import record
+from usageflow.catalog.organizations import default_organization
 from usageflow.db.session import Database
 
 Run = Callable[..., Any]
@@ -26,10 +28,10 @@ def url(run: Run, tmp_path: Path) -> str:
 
 
 def test_the_log_is_listed(run: Run, url: str) -> None:
-    """The latest first; only what is asked for."""
+    """The latest first, each with what it changed; only what is asked for."""
     listed = run("audit", "list", "--database", url)
     header, _, *rows = listed.out.splitlines()
-    assert header.split() == ["entry", "at", "who", "what", "subject", "before", "after", "request"]
+    assert header.split() == ["entry", "at", "who", "what", "subject", "request"]
     assert re.findall(r"command line  (api_key\.\w+)", listed.out) == [
         "api_key.revoke",
         "api_key.create",
@@ -37,10 +39,37 @@ def test_the_log_is_listed(run: Run, url: str) -> None:
     ]
     options = ("--action", "api_key.c", "--actor", "command line", "--since", "2020-01-01")
     one = run("audit", "list", *options, "--limit", "1", "--database", url)
-    assert len(one.out.splitlines()) == 3
-    assert '"name":"two"' in one.out
+    assert "       name: two\n" in one.out
+    assert "name: one" not in one.out
     assert one.err == "1 more: --limit 2 shows all\n"
-    assert len(rows) == 3
+    assert len([row for row in rows if not row.startswith(" ")]) == 3
+
+
+def test_what_an_entry_changed_is_told(run: Run, tmp_path: Path) -> None:
+    """What was and is, each as it was written; what stayed is left out."""
+    url = f"sqlite:///{tmp_path / 'usageflow.db'}"
+    with closing(Database.open(url)) as db:
+        db.migrate()
+        with db.transaction() as tx:
+            organization_id = default_organization(tx)
+            before = {"state": "OPEN", "paid": 0, "kept": [1], "gone": "x"}
+            after = {"state": "PAID", "paid": 12_000, "kept": [1], "note": "by\nbank"}
+            record(
+                tx,
+                organization_id,
+                actor="ada",
+                action="invoice.paid",
+                subject="inv_1",
+                before=before,
+                after=after,
+            )
+    lines = run("audit", "list", "--action", "invoice.", "--database", url).out.splitlines()
+    assert sorted(lines[3:]) == [
+        "       gone: x ->",
+        "       note: by bank",
+        "       paid: 0 -> 12000",
+        "       state: OPEN -> PAID",
+    ]
 
 
 def test_the_log_is_verified(run: Run, url: str) -> None:

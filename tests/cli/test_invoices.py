@@ -62,7 +62,12 @@ def test_invoices_are_listed(run: Run, url: str) -> None:
     assert len(run("invoices", "list", *options).out.splitlines()) == 3
     first = run("invoices", "list", "--limit", "1", "--database", url)
     assert first.out.splitlines()[-1] == "1 more: --limit 2 shows all"
+    lower = run("invoices", "list", "--status", "open", "--customer", "acme", "--database", url)
+    assert lower.out == run("invoices", "list", *options).out
     assert run("invoices", "list", "--customer", "nobody", "--database", url).status == 1
+    unknown = run("invoices", "list", "--status", "HELD", "--database", url)
+    assert (unknown.status, unknown.out) == (1, "")
+    assert "write DRAFT or OPEN or PAID or UNCOLLECTIBLE or VOID" in unknown.err
 
 
 def test_an_invoice_is_shown(run: Run, url: str) -> None:

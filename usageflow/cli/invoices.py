@@ -1,6 +1,6 @@
 """`usageflow invoices`: what customers owe, how it was computed, and to close what is due now."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import typer
 
@@ -34,12 +34,16 @@ def list_invoices(
     organization: OrganizationOption = "default",
     database: DatabaseOption = None,
 ) -> None:
-    """List invoices, the latest first."""
+    """List invoices, the latest first. HELD is a DRAFT that waits for a person."""
     from usageflow.billing import invoices
+    from usageflow.billing.invoice_states import State
     from usageflow.catalog import customers
     from usageflow.cli.tables import table
     from usageflow.db.tables import CustomerRow
 
+    states = get_args(State)
+    if status is not None and status.upper() not in states:
+        raise ConfigurationError(f"there is no status {status!r}; write {' or '.join(states)}")
     with scope(database, organization, reading=True) as found, found.db.reading() as tx:
         payer = None if customer is None else customers.find(tx, found.organization_id, customer)
         if customer is not None and payer is None:
@@ -48,7 +52,7 @@ def list_invoices(
             tx,
             found.organization_id,
             customer_id=None if payer is None else payer.id,
-            state=status,
+            state=None if status is None else status.upper(),
             offset=0,
             limit=limit,
         )
