@@ -9,11 +9,14 @@ import pytest
 from sqlmodel import select
 
 from usageflow.billing import duties, portal_page
+from usageflow.billing.invoices import generate
 from usageflow.billing.portal import Visitor
 from usageflow.billing.portal_page import PortalPage
 from usageflow.billing.subscription_changes import cancel, pause
+from usageflow.catalog.audit import Actor
 from usageflow.catalog.charges import Charge
 from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
+from usageflow.db.tables import CustomerRow
 from usageflow.events import Identity, UsageEvent, encode
 from usageflow.ledger import store
 
@@ -162,6 +165,32 @@ def test_an_invoice_says_what_is_to_be_done(
     row |= {"number": "INV-1", "currency": "USD", "total": 12_000, "issued_at": MARCH}
     found = portal_page.issued(InvoiceRow(**row | changes), (), MARCH, "UTC")
     assert (found.standing, found.payment_url, found.period) == (standing, pays_at, "")
+
+
+def test_what_is_shown_adds_up(counter: Counter) -> None:
+    """With its tax, and with what an earlier invoice billed; the quantity is the whole period's."""
+    with counter.shop.tx() as tx:
+        tx.session.get_one(CustomerRow, counter.customer.id).tax_percent = Decimal(10)
+    counter.use(12_000)
+    with counter.shop.tx() as tx:
+        generate(tx, counter.shop.organization_id, counter.subscription.id, actor=Actor("ada"))
+    counter.shop.wait(hours=2)
+    counter.work()
+    counter.use(500)
+    page = counter.page()
+    (running,), (issued,) = page.running, page.invoices
+    assert [tuple(line) for line in running.lines] == [
+        ("Base price (billed before: 100.00)", "1", "0.00"),
+        ("API calls (billed before: 20.00)", "12,500", "5.00"),
+        ("Tax", "", "0.50"),
+    ]
+    assert running.sum_ == "USD 5.50"
+    assert [tuple(line)[::2] for line in issued.lines] == [
+        ("Base price", "100.00"),
+        ("API calls", "20.00"),
+        ("Tax", "12.00"),
+    ]
+    assert issued.total == "USD 132.00"
 
 
 def test_nobody_sees_what_is_anothers(counter: Counter) -> None:

@@ -135,8 +135,20 @@ def _lines(tx: Tx, rows: Sequence[InvoiceRow]) -> dict[str, tuple[Line, ...]]:
 
 
 def _line(line: InvoiceLineRow | InvoiceLine, unit: str, currency: str) -> Line:
+    """With what earlier invoices billed of it, or the amount beside the quantity were a riddle."""
     quantity = "" if line.quantity is None else documents.quantity(line.quantity, unit)
-    return Line(line.description, quantity, display.amount(line.amount, currency))
+    before = display.amount(line.billed_before, currency)
+    description = f"{line.description} (billed before: {before})"
+    return Line(
+        description if line.billed_before else line.description,
+        quantity,
+        display.amount(line.amount, currency),
+    )
+
+
+def _tax(minor: int, currency: str) -> tuple[Line, ...]:
+    """The line without which the others would not add up to the total."""
+    return (Line("Tax", "", display.amount(minor, currency)),) if minor else ()
 
 
 def _running(tx: Tx, row: SubscriptionRow, zone: str) -> Running:
@@ -148,8 +160,9 @@ def _running(tx: Tx, row: SubscriptionRow, zone: str) -> Running:
         plan=plan.name,
         standing=_STANDING[row.state],
         period=display.span(row.period_start, row.period_end, zone),
-        lines=tuple(
-            _line(line, units.get(line.metric or "", ""), now.currency) for line in now.lines
+        lines=(
+            *(_line(line, units.get(line.metric or "", ""), now.currency) for line in now.lines),
+            *_tax(now.sums.tax, now.currency),
         ),
         sum_=display.money(now.sums.total, now.currency),
         note=_note(row, zone),
@@ -193,7 +206,7 @@ def issued(row: InvoiceRow, lines: tuple[Line, ...], now: datetime, zone: str) -
         standing=_standing(row, zone, overdue=overdue),
         overdue=overdue,
         payment_url=url if row.state == "OPEN" and url.startswith("https://") else None,
-        lines=lines,
+        lines=(*lines, *_tax(row.tax, row.currency)) if lines else (),
     )
 
 
