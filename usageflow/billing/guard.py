@@ -53,7 +53,7 @@ def problem(
     others = _subscribed(tx, organization_id, customer_id=customer_id, besides=besides)
     for plan, its_terms in others:
         both = sorted(metrics & charged(its_terms))
-        if both and its_terms.collect != terms.collect:
+        if both:
             return _refused(
                 f"the customer subscribes to {plan}, which charges {both[0]} by "
                 f"{_BY[its_terms.collect]}, and this plan would charge it by "
