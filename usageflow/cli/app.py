@@ -39,7 +39,7 @@ from usageflow.errors import UsageFlowError
 
 app = typer.Typer(
     name="usageflow",
-    help="Meter any HTTP API durably, and bill for it through Stripe Billing Meters.",
+    help="Meter any HTTP API durably, and bill for it: by own invoices or through Stripe.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -80,7 +80,11 @@ def preview_invoice(
 def what_if(
     body: WhatIf, access: Annotated[Access, needs("invoices.read")], rest: RestDep
 ) -> Response:
-    """Price a past period under another plan, as one whole period of it. Nothing is kept."""
+    """Price a past period under another plan, as one whole period of it. Nothing is kept.
+
+    The usage is a customer's or a subscription's; of the latter, `own_plan` is what it costs under
+    its own plan, to compare with.
+    """
     with rest.db.reading() as tx:
         plan = plans.find(tx, access.organization_id, body.plan_id)
         if plan is None:
