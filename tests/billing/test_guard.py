@@ -92,7 +92,7 @@ def test_a_charge_that_is_not_active_charges_nothing(
 def test_a_customer_is_not_charged_for_a_metric_in_two_ways(
     shop: "Shop", per_unit: Callable[..., Charge], has: str, wants: str
 ) -> None:
-    """Whichever came first; the same way twice is two plans' business."""
+    """Whichever came first, and whether it is the same way twice or another."""
     shop.plan("first", per_unit("API_CALL"), collect=has)
     shop.customer()
     shop.customer("zenith")
