@@ -13,6 +13,8 @@ import pytest
 from sqlmodel import col, select
 from starlette.applications import Starlette
 
+from usageflow.api import claims, dialects
+from usageflow.api.claims import Credentials, Submission
 from usageflow.api.track import TrackEndpoints
 from usageflow.api.track_openapi import OPENAPI
 from usageflow.catalog import customers, keys, metrics, organization_settings, organizations
@@ -21,6 +23,7 @@ from usageflow.catalog.keys import create_key
 from usageflow.config import Settings
 from usageflow.db.session import Database
 from usageflow.db.tables import ApiKeyRow, MetricRow, UsageEventRow
+from usageflow.ledger import tracking
 
 ACTOR = Actor("test")
 KEY_HEADERS = ("x-usageflow-api-key", "X-API-Key", "Authorization")
@@ -214,6 +217,46 @@ def test_strict_organizations_refuse_unknown_customers(
     assert send("/api/track", TRACK).status_code == 400
     told = {"meter_name": "API_CALL", "quantity": 1, "customer_external_id": "user_123"}
     assert send("/api/v1/usage", told).status_code == 404
+
+
+def test_organizations_are_taken_in_one_order(
+    database: Database, organization_id: str, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers that commit usage of the same two never wait for each other in a circle."""
+    with database.transaction() as tx:
+        other = organizations.create(tx, "other", actor=ACTOR)
+        secrets = [secret, create_key(tx, other, "edge", ["usage.write"]).secret]
+    seen: list[str] = []
+
+    def note(_: Any, organization: str, *__: Any) -> list[Any]:
+        seen.append(organization)
+        return []
+
+    monkeypatch.setattr(tracking, "take", note)
+    claim = dialects.track(b'{"metric": "GHOST", "amount": 1}', None)
+    for order in (secrets, secrets[::-1]):
+        told = [
+            Submission(Credentials(one, None, foreign=False), [claim], "/api/track")
+            for one in order
+        ]
+        with database.transaction() as tx:
+            claims.take(tx, told)
+    assert seen == 2 * sorted([organization_id, other])
+
+
+def test_a_name_that_no_database_takes_fails_alone(send: Sent, database: Database) -> None:
+    """A NUL in what names a metric or a customer is the name of none."""
+    wrong = [
+        {"metric": "API_CALL\0", "amount": 1},
+        {"meter_name": "\0", "quantity": 1},
+        {"meter_name": "API_CALL", "quantity": 1, "customer_id": "a\0"},
+        {"metric": "API_CALL", "amount": 1, "customerId": "a\0"},
+        {"metric": "API_CALL", "amount": 1, "metadata": {"a\0": "b\0"}},
+    ]
+    answer = send("/api/v1/usage/batch", {"events": [*wrong, {"metric": "API_CALL", "amount": 7}]})
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [one["status"] for one in results] == [*(4 * ["refused"]), "accepted", "accepted"]
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson; charset=utf-8"])

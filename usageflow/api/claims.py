@@ -86,8 +86,8 @@ def take(tx: Tx, submissions: Sequence[Submission]) -> list[Answer | Problem]:
         if desk is None:
             desk = desks[organization_id] = _Desk(tx, organization_id)
         put.append((caller, desk, [desk.put(claim, one.source) for claim in one.claims]))
-    for desk in desks.values():
-        desk.settle()
+    for organization_id in sorted(desks):  # in one order everywhere, so none wait in a circle
+        desks[organization_id].settle()
     return [
         one
         if isinstance(one, Problem)

@@ -56,6 +56,8 @@ class CustomerChanges(CustomerDetails, total=False):
 
 def find(tx: Tx, organization_id: str, customer: str) -> CustomerRow | None:
     """The customer of this id, or of this external id; archived ones too."""
+    if "\0" in customer:  # PostgreSQL takes no such text, and no customer is called so
+        return None
     found = tx.session.exec(
         select(CustomerRow).where(
             col(CustomerRow.organization_id) == organization_id,
