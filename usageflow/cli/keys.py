@@ -19,7 +19,9 @@ def create(
     scopes: Annotated[
         list[str],
         typer.Option(
-            "--scope", help="usage.write, usage.read, policies.write, metrics.read; repeatable"
+            "--scope",
+            help="usage.write, usage.read, policies.write, metrics.read, billing.read, "
+            "billing.write; repeatable",
         ),
     ],
     organization: OrganizationOption = "default",

@@ -11,10 +11,11 @@ from usageflow.api.access import Access, RestDep, needs
 from usageflow.api.exact_json import Id, Instant
 from usageflow.api.files import PDF, pdf_file, statement_file
 from usageflow.api.rest import refusal, v1_router
-from usageflow.billing import documents, statements
+from usageflow.billing import documents, invoices, statements
 from usageflow.billing.statement_files import MEDIA_TYPES, Format
 from usageflow.billing.statements import Detail
 from usageflow.catalog.refusals import Refused
+from usageflow.db.session import Tx
 from usageflow.periods import Period
 
 router = v1_router("documents")
@@ -58,7 +59,7 @@ CanReadUsage = Annotated[Access, needs("usage.read")]
 def invoice_pdf(invoice_id: Id, access: CanReadInvoices, rest: RestDep) -> Response:
     """An invoice as PDF, in whichever state."""
     with rest.db.reading() as tx:
-        sheet = documents.invoice_sheet(tx, access.organization_id, invoice_id)
+        sheet = documents.invoice_sheet(tx, access.organization_id, _id(tx, access, invoice_id))
     return pdf_file(_found(sheet))
 
 
@@ -78,7 +79,7 @@ def invoice_usage_statement(
 ) -> Response:
     """The usage that an invoice bills, as it was when the invoice was computed."""
     with rest.db.reading() as tx:
-        statement = statements.of_invoice(tx, access.organization_id, invoice_id)
+        statement = statements.of_invoice(tx, access.organization_id, _id(tx, access, invoice_id))
     return statement_file(rest.db, _found(statement), *form)
 
 
@@ -92,6 +93,12 @@ def customer_usage_statement(
     with rest.db.reading() as tx:
         statement = statements.of_customer(tx, access.organization_id, customer_id, *interval)
     return statement_file(rest.db, _found(statement), *form)
+
+
+def _id(tx: Tx, access: Access, invoice: str) -> str:
+    """The id of an invoice that is named by it or by its number."""
+    found = invoices.find(tx, access.organization_id, invoice)
+    return invoice if found is None else found.id
 
 
 def _found(found: Document | Refused) -> Document:
