@@ -2,16 +2,16 @@
 
 import uuid
 from collections.abc import Collection
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import insert, select
+from sqlalchemy import Select, insert, select
 from sqlmodel import col
 
 from usageflow.db.billing_tables import SubscriptionRow
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerIdentityRow, CustomerRow, OrganizationRow
-from usageflow.ledger.given import Kind, looked_up
+from usageflow.ledger.given import Kind, encoded, looked_up, prepared
 
 EXTERNAL_ID: Final = "external_id"
 """The identity field whose value is a customer's own name here: clients of the API use it."""
@@ -21,6 +21,8 @@ DEFAULT: Final = "default"
 
 Identified: TypeAlias = tuple[str, str]
 """(field, value)."""
+_IDENTITY: Final[dict[str, Kind]] = {"organization_id": "text", "field": "text", "value": "text"}
+_NAME: Final[dict[str, Kind]] = {"organization_id": "text", "external_id": "text"}
 
 
 class Payer(NamedTuple):
@@ -86,34 +88,41 @@ def _identified(
 ) -> dict[Identified, Payer]:
     if not identities:
         return {}
-    identity, payer = table(CustomerIdentityRow), table(CustomerRow)
-    columns: dict[str, Kind] = {"field": "text", "value": "text"}
-    there = looked_up(tx, organization_id, identity, columns, list(identities))
-    result = tx.session.execute(
-        select(identity.c.field, identity.c.value, payer.c.id, payer.c.archived_at)
-        .select_from(there)
-        .join(payer, payer.c.id == identity.c.customer_id)
-    )
+    asked = encoded(tx, _IDENTITY, [(organization_id, *identity) for identity in identities])
+    result = tx.session.execute(_by_identity(tx), {"asked": asked})
     return {
         (field, value): Payer(customer_id, archived_at is not None)
         for field, value, customer_id, archived_at in result
     }
 
 
+@prepared
+def _by_identity(tx: Tx) -> Select[Any]:
+    identity, payer = table(CustomerIdentityRow), table(CustomerRow)
+    return (
+        select(identity.c.field, identity.c.value, payer.c.id, payer.c.archived_at)
+        .select_from(looked_up(tx, identity, _IDENTITY))
+        .join(payer, payer.c.id == identity.c.customer_id)
+    )
+
+
 def _called(tx: Tx, organization_id: str, names: Collection[str]) -> dict[Identified, Payer]:
     """The customers with these external ids."""
     if not names:
         return {}
-    payer = table(CustomerRow)
-    called = [(name,) for name in names]
-    there = looked_up(tx, organization_id, payer, {"external_id": "text"}, called)
-    result = tx.session.execute(
-        select(payer.c.external_id, payer.c.id, payer.c.archived_at).select_from(there)
-    )
+    asked = encoded(tx, _NAME, [(organization_id, name) for name in names])
     return {
         (EXTERNAL_ID, name): Payer(customer_id, archived_at is not None)
-        for name, customer_id, archived_at in result
+        for name, customer_id, archived_at in tx.session.execute(_by_name(tx), {"asked": asked})
     }
+
+
+@prepared
+def _by_name(tx: Tx) -> Select[Any]:
+    payer = table(CustomerRow)
+    return select(payer.c.external_id, payer.c.id, payer.c.archived_at).select_from(
+        looked_up(tx, payer, _NAME)
+    )
 
 
 def _create(

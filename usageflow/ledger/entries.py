@@ -7,9 +7,10 @@ decided before: by `store` for edges, by `tracking` for clients of the API.
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import Select, Text, bindparam, func, select
+from sqlalchemy.sql.dml import ReturningInsert
 
 from usageflow.db import exact
 from usageflow.db.columns import table
@@ -19,7 +20,7 @@ from usageflow.db.statements import insert
 from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import folding, values, windows
 from usageflow.ledger.counted import Counted
-from usageflow.ledger.given import Kind, given, looked_up
+from usageflow.ledger.given import Kind, encoded, given, looked_up, prepared
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -58,6 +59,8 @@ _KINDS: Final[dict[str, Kind]] = {
     "occurred_at": "instant",
     "request_status": "whole",
 }
+_PLACED: Final[dict[str, Kind]] = {"seq": "whole", **_KINDS}
+_ID: Final[dict[str, Kind]] = {"organization_id": "text", "id": "text"}
 _COLUMNS: Final = ("seq", "organization_id", "received_at", *Entry._fields)
 _ON_SQLITE: Final = (
     f"INSERT INTO usage_event ({', '.join(_COLUMNS)}) "  # noqa: S608 - names of our own
@@ -99,10 +102,15 @@ def known(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, str]:
     """The fingerprints, by id, of those events that are in the ledger."""
     if not ids:
         return {}
-    events = table(UsageEventRow)
-    there = looked_up(tx, organization_id, events, {"id": "text"}, [(one,) for one in ids])
-    result = tx.session.execute(select(events.c.id, events.c.fingerprint).select_from(there))
+    asked = encoded(tx, _ID, [(organization_id, one) for one in ids])
+    result = tx.session.execute(_fingerprints(tx), {"asked": asked})
     return {row.id: row.fingerprint for row in result}
+
+
+@prepared
+def _fingerprints(tx: Tx) -> Select[Any]:
+    events = table(UsageEventRow)
+    return select(events.c.id, events.c.fingerprint).select_from(looked_up(tx, events, _ID))
 
 
 def _on_sqlite(tx: Tx, organization_id: str, entries: Sequence[Entry]) -> list[tuple[int, Entry]]:
@@ -150,12 +158,24 @@ def _on_postgresql(
     )
     placed = dict(zip(places, entries, strict=True))
     rows = sorted(placed.items(), key=lambda place: place[1].id)
-    new = given(tx, "new", {"seq": "whole", **_KINDS}, [(seq, *entry) for seq, entry in rows])
-    new = new.add_columns(literal(organization_id), literal(tx.now, UtcDateTime()))
-    names = ["seq", *Entry._fields, "organization_id", "received_at"]
-    seq = table(UsageEventRow).c.seq
-    statement = insert(tx, UsageEventRow).from_select(names, new)
     stored = tx.session.scalars(
-        statement.on_conflict_do_nothing(index_elements=["organization_id", "id"]).returning(seq)
+        _insert(tx),
+        {
+            "new": encoded(tx, _PLACED, [(seq, *entry) for seq, entry in rows]),
+            "organization": organization_id,
+            "now": tx.now,
+        },
     )
     return [(place, placed[place]) for place in sorted(stored)]
+
+
+@prepared
+def _insert(tx: Tx) -> ReturningInsert[Any]:
+    new = given(tx, "new", _PLACED).add_columns(
+        bindparam("organization", type_=Text()), bindparam("now", type_=UtcDateTime())
+    )
+    names = [*_PLACED, "organization_id", "received_at"]
+    statement = insert(tx, UsageEventRow).from_select(names, new)
+    return statement.on_conflict_do_nothing(index_elements=["organization_id", "id"]).returning(
+        table(UsageEventRow).c.seq
+    )

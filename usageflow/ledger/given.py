@@ -3,9 +3,10 @@
 Both databases take one apart fast and exactly. What is done with the rows is the caller's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from functools import wraps
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 from sqlalchemy import (
@@ -15,10 +16,10 @@ from sqlalchemy import (
     Join,
     Numeric,
     Select,
-    Subquery,
     Table,
     Text,
     and_,
+    bindparam,
     cast,
     func,
     literal,
@@ -34,6 +35,7 @@ from usageflow.db.session import Tx
 
 Kind: TypeAlias = Literal["text", "whole", "decimal", "instant"]
 """What a column holds, or NULL."""
+Built = TypeVar("Built")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -52,16 +54,34 @@ _CASTS: Final[Mapping[Kind, TypeEngine[Any]]] = {
 """What PostgreSQL reads a value's text as."""
 
 
+def prepared(build: Callable[[Tx], Built]) -> Callable[[Tx], Built]:
+    """A statement that is built once for each database: building costs more than executing it.
+
+    Whatever differs from one execution to the next must be a parameter of it.
+    """
+    built: dict[str, Built] = {}
+
+    @wraps(build)
+    def statement(tx: Tx) -> Built:
+        if tx.dialect not in built:
+            built[tx.dialect] = build(tx)
+        return built[tx.dialect]
+
+    return statement
+
+
 def given(
-    tx: Tx, name: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
+    tx: Tx, name: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]] = ()
 ) -> Select[Any]:
-    """The rows, at least one, as `SELECT columns`, in their order; `name` is free to choose."""
-    encoded = _encoded(tx, columns, rows)
+    """`SELECT columns` from rows in their order, which the parameter `name` has (`encoded`), or
+    which are given now.
+    """
+    parameter = bindparam(name, encoded(tx, columns, rows), Text())
     if tx.dialect == "sqlite":
-        elements = func.json_each(literal(encoded))
+        elements = func.json_each(parameter)
     else:
-        elements = func.jsonb_array_elements(cast(literal(encoded), JSONB))
-    line = elements.table_valued("value", name=name).c.value
+        elements = func.jsonb_array_elements(cast(parameter, JSONB))
+    line = elements.table_valued("value", name=f"{name}_listed").c.value
     return select(
         *(
             _field(tx, line, place, kind).label(column)
@@ -70,34 +90,32 @@ def given(
     )
 
 
-def asked(
-    tx: Tx, organization_id: str, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]
-) -> Subquery:
-    """The rows, each with its `organization_id`, to join a table's rows to them by both.
-
-    SQLite has no statistics, and takes the few for many where it can: it would read all rows of the
-    organization and look for each among those asked for. As the organization is known only from
-    the rows here, it looks up each of these in the table's index instead.
-    """
-    if tx.dialect == "sqlite":
-        named: dict[str, Kind] = {"organization_id": "text", **columns}
-        whose = [(organization_id, *row) for row in rows]
-        return given(tx, "listed", named, whose).subquery("asked")
-    ours = literal(organization_id).label("organization_id")
-    return given(tx, "listed", columns, rows).add_columns(ours).subquery("asked")
-
-
 def looked_up(
     tx: Tx,
-    organization_id: str,
     target: Table,
     columns: Mapping[str, Kind],
-    rows: Sequence[Sequence[Any]],
+    rows: Sequence[Sequence[Any]] = (),
+    *,
+    name: str = "asked",
 ) -> Join:
-    """The rows of `target` that belong to the organization and have these values in `columns`."""
-    wanted = asked(tx, organization_id, columns, rows)
-    same = [target.c[name] == wanted.c[name] for name in ("organization_id", *columns)]
+    """The rows of `target` that have these values in `columns`, as `given` has them.
+
+    `organization_id` is one of the columns: were it a constant, databases without statistics would
+    read everything the organization has, and look for each row of it among the few here. So they
+    look up each of these in the index instead.
+    """
+    wanted = given(tx, name, columns, rows).subquery(name)
+    same = [target.c[column] == wanted.c[column] for column in columns]
     return wanted.join(target, and_(*same))
+
+
+def encoded(tx: Tx, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]) -> str:
+    """The rows as the one parameter of what is `given`."""
+    stored = [
+        _stored(tx, kind, values)
+        for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=bool(rows))
+    ]
+    return msgspec.json.encode(list(zip(*stored, strict=True))).decode()
 
 
 def _field(tx: Tx, line: ColumnElement[Any], place: int, kind: Kind) -> ColumnElement[Any]:
@@ -105,14 +123,6 @@ def _field(tx: Tx, line: ColumnElement[Any], place: int, kind: Kind) -> ColumnEl
         return type_coerce(func.json_extract(line, literal(f"$[{place}]")), _TYPES[kind])
     text = line.op("->>")(literal_column(str(place)))
     return type_coerce(cast(text, _CASTS[kind]), _TYPES[kind])
-
-
-def _encoded(tx: Tx, columns: Mapping[str, Kind], rows: Sequence[Sequence[Any]]) -> str:
-    stored = [
-        _stored(tx, kind, values)
-        for kind, values in zip(columns.values(), zip(*rows, strict=True), strict=True)
-    ]
-    return msgspec.json.encode(list(zip(*stored, strict=True))).decode()
 
 
 def _stored(tx: Tx, kind: Kind, values: Sequence[Any]) -> Sequence[Any]:

@@ -7,15 +7,17 @@ that lies in none belongs to its month of UTC. Reads only.
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Select, select, true, union_all
 
 from usageflow.db.billing_tables import InvoiceRow, SubscriptionRow
 from usageflow.db.columns import Row, table
 from usageflow.db.session import Tx
-from usageflow.ledger.given import looked_up
+from usageflow.ledger.given import Kind, looked_up
 from usageflow.periods import Period
+
+_CUSTOMER: Final[dict[str, Kind]] = {"organization_id": "text", "customer_id": "text"}
 
 
 def periods_of(tx: Tx, organization_id: str, customers: Collection[str]) -> dict[str, list[Period]]:
@@ -49,8 +51,8 @@ def _periods(
     tx: Tx, organization_id: str, row: type[Row], customers: Collection[str]
 ) -> Select[Any]:
     rows = table(row)
-    names = [(customer_id,) for customer_id in customers]
-    there = looked_up(tx, organization_id, rows, {"customer_id": "text"}, names)
+    asked = [(organization_id, customer_id) for customer_id in customers]
+    there = looked_up(tx, rows, _CUSTOMER, asked, name=f"{rows.name}_of")
     return (
         select(rows.c.customer_id, rows.c.period_start, rows.c.period_end)
         .select_from(there)

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, Subquery, and_, select
 from usageflow.db.columns import Row, table
 from usageflow.db.session import Tx
 from usageflow.db.tables import CustomerRow, UsageEventRow, UsageValueRow, UsageWindowRow
-from usageflow.ledger.given import Kind, asked
+from usageflow.ledger.given import Kind, given
 from usageflow.periods import HOUR, hour_start
 
 
@@ -53,6 +53,7 @@ def next_hour(instant: datetime) -> datetime:
 
 
 _KINDS: Final[dict[str, Kind]] = {
+    "organization_id": "text",
     "ask": "whole",
     "customer_id": "text",
     "metric": "text",
@@ -70,8 +71,11 @@ class Source:
         self.organization_id = organization_id
         self.rows = table(row)
         self.at: ColumnElement[Any] = self.rows.c[at]
-        self.span = asked(tx, organization_id, _KINDS, spans)
-        if spans[0].customer_id is None:
+        everyone = spans[0].customer_id is None
+        asked = [(organization_id, *span) for span in spans]
+        name = f"{self.rows.name}_of_{'everyone' if everyone else 'each'}"
+        self.span = given(tx, name, _KINDS, asked).subquery()
+        if everyone:
             self.span = _of_everyone(self.span)
         rows, span = self.rows.c, self.span.c
         self._on = and_(
@@ -103,7 +107,7 @@ def _of_everyone(span: Subquery) -> Subquery:
     return (
         select(*columns, customers.c.id.concat("").label("customer_id"))
         .join_from(span, customers, customers.c.organization_id == span.c.organization_id)
-        .subquery("of_everyone")
+        .subquery()
     )
 
 

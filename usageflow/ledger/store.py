@@ -7,9 +7,9 @@ reading back is `usage`'s. Everything commits in the caller's transaction.
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from usageflow.config import UnknownMetric
 from usageflow.db.columns import table
@@ -19,11 +19,12 @@ from usageflow.db.tables import IngestRejectionRow, MetricRow
 from usageflow.events import UsageEvent, fingerprint
 from usageflow.ledger import customers, entries
 from usageflow.ledger.entries import Entry
-from usageflow.ledger.given import looked_up
+from usageflow.ledger.given import Kind, encoded, looked_up, prepared
 from usageflow.ledger.lines import Invalid, read
 
 REJECTED_CHARS_MAX: Final = 16_384
 """How much of a line that is not in the ledger is kept for a human; the size of a whole event."""
+_KEY: Final[dict[str, Kind]] = {"organization_id": "text", "key": "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,15 @@ def _aggregations(tx: Tx, organization_id: str, metrics: Collection[str]) -> dic
     """How each of these metrics aggregates; unknown ones are missing."""
     if not metrics:
         return {}
-    rows = table(MetricRow)
-    there = looked_up(tx, organization_id, rows, {"key": "text"}, [(key,) for key in metrics])
-    found = tx.session.execute(select(rows.c.key, rows.c.aggregation).select_from(there))
+    asked = encoded(tx, _KEY, [(organization_id, key) for key in metrics])
+    found = tx.session.execute(_metrics(tx), {"asked": asked})
     return {row.key: row.aggregation for row in found}
+
+
+@prepared
+def _metrics(tx: Tx) -> Select[Any]:
+    rows = table(MetricRow)
+    return select(rows.c.key, rows.c.aggregation).select_from(looked_up(tx, rows, _KEY))
 
 
 def _entry(event: UsageEvent, barred: Collection[str], aggregations: Mapping[str, str]) -> Entry:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from usageflow import events
 from usageflow.db.columns import table
@@ -22,7 +22,7 @@ from usageflow.db.tables import UsageEventRow
 from usageflow.ledger import customers, entries, lateness
 from usageflow.ledger.customers import DEFAULT, EXTERNAL_ID, Identified, Payer
 from usageflow.ledger.entries import Entry
-from usageflow.ledger.given import looked_up
+from usageflow.ledger.given import Kind, encoded, looked_up, prepared
 from usageflow.periods import Period
 
 FUTURE_SKEW: Final = timedelta(minutes=5)
@@ -102,6 +102,7 @@ _CONFLICT: Final = Outcome(
     message="this idempotency key belongs to an event with other content",
 )
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
+_ID: Final[dict[str, Kind]] = {"organization_id": "text", "id": "text"}
 
 
 def take(tx: Tx, organization_id: str, items: Sequence[Tracked], rules: Rules) -> list[Outcome]:
@@ -337,11 +338,16 @@ def _told(tx: Tx, organization_id: str, ids: Collection[str]) -> dict[str, Told]
     """Those of these events that are in the ledger."""
     if not ids:
         return {}
-    rows = table(UsageEventRow)
-    there = looked_up(tx, organization_id, rows, {"id": "text"}, [(one,) for one in ids])
-    columns = [rows.c[name] for name in Told._fields]
-    found = tx.session.execute(select(*columns).select_from(there))
+    asked = encoded(tx, _ID, [(organization_id, one) for one in ids])
+    found = tx.session.execute(_stored(tx), {"asked": asked})
     return {row[0]: Told(*row) for row in found}
+
+
+@prepared
+def _stored(tx: Tx) -> Select[Any]:
+    rows = table(UsageEventRow)
+    columns = [rows.c[name] for name in Told._fields]
+    return select(*columns).select_from(looked_up(tx, rows, _ID))
 
 
 def _identity(draft: Entry) -> Identified:

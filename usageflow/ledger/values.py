@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple, TypeAlias
 
-from sqlalchemy import delete, literal, select, true
+from sqlalchemy import Text, bindparam, delete, select, true
+from sqlalchemy.dialects import postgresql
 
 from usageflow.db.columns import table
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert
 from usageflow.db.tables import UsageValueRow
 from usageflow.ledger.counted import Counted
-from usageflow.ledger.given import Kind, given
+from usageflow.ledger.given import Kind, encoded, given, prepared
 from usageflow.periods import hour_start
 
 
@@ -68,16 +69,20 @@ def put(tx: Tx, organization_id: str, tally: Tally) -> None:
     if not tally:
         return
     rows = [(*value, tally[value]) for value in sorted(tally)]
-    new = given(tx, "new", _COLUMNS, rows).add_columns(literal(organization_id))
+    new = {"new": encoded(tx, _COLUMNS, rows), "organization": organization_id}
+    tx.session.execute(_add(tx), new)
+
+
+@prepared
+def _add(tx: Tx) -> postgresql.Insert:
+    new = given(tx, "new", _COLUMNS).add_columns(bindparam("organization", type_=Text()))
     statement = insert(tx, UsageValueRow).from_select(
         [*_COLUMNS, "organization_id"], new.where(true())
     )
     stored = table(UsageValueRow).c
-    tx.session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["organization_id", *Value._fields],
-            set_={"events": stored.events + statement.excluded.events},
-        )
+    return statement.on_conflict_do_update(
+        index_elements=["organization_id", *Value._fields],
+        set_={"events": stored.events + statement.excluded.events},
     )
 
 

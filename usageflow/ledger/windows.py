@@ -9,7 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import case, delete, literal, select, true, tuple_
+from sqlalchemy import Text, bindparam, case, delete, select, true, tuple_
+from sqlalchemy.dialects import postgresql
 
 from usageflow.db import exact
 from usageflow.db.columns import table
@@ -18,7 +19,7 @@ from usageflow.db.session import Tx
 from usageflow.db.statements import insert
 from usageflow.db.tables import UsageWindowRow
 from usageflow.ledger.counted import Counted
-from usageflow.ledger.given import Kind, given
+from usageflow.ledger.given import Kind, encoded, given, prepared
 from usageflow.periods import hour_start
 
 _ZERO: Final = Decimal(0)
@@ -102,29 +103,33 @@ def put(tx: Tx, organization_id: str, sums: Sums) -> None:
     if not sums:
         return
     rows = [(*window, *sums[window]) for window in sorted(sums)]
-    new = given(tx, "new", _COLUMNS, rows).add_columns(
-        literal(organization_id), literal(tx.now, UtcDateTime())
+    new = {"new": encoded(tx, _COLUMNS, rows), "organization": organization_id, "now": tx.now}
+    tx.session.execute(_add(tx), new)
+
+
+@prepared
+def _add(tx: Tx) -> postgresql.Insert:
+    new = given(tx, "new", _COLUMNS).add_columns(
+        bindparam("organization", type_=Text()), bindparam("now", type_=UtcDateTime())
     )
     statement = insert(tx, UsageWindowRow).from_select(
         [*_COLUMNS, "organization_id", "changed_at"], new.where(true())
     )
     stored, more = table(UsageWindowRow).c, statement.excluded
     later = tuple_(more.last_at, more.last_seq) > tuple_(stored.last_at, stored.last_seq)
-    tx.session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["organization_id", *Window._fields],
-            set_={
-                "total": exact.decimal_add(stored.total, more.total),
-                "events": stored.events + more.events,
-                "maximum": exact.decimal_greatest(stored.maximum, more.maximum),
-                "forwarded": exact.decimal_add(stored.forwarded, more.forwarded),
-                "changed_at": more.changed_at,
-                **{
-                    name: case((later, more[name]), else_=stored[name])
-                    for name in ("last", "last_at", "last_seq")
-                },
+    return statement.on_conflict_do_update(
+        index_elements=["organization_id", *Window._fields],
+        set_={
+            "total": exact.decimal_add(stored.total, more.total),
+            "events": stored.events + more.events,
+            "maximum": exact.decimal_greatest(stored.maximum, more.maximum),
+            "forwarded": exact.decimal_add(stored.forwarded, more.forwarded),
+            "changed_at": more.changed_at,
+            **{
+                name: case((later, more[name]), else_=stored[name])
+                for name in ("last", "last_at", "last_seq")
             },
-        )
+        },
     )
 
 
