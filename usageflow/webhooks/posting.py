@@ -27,6 +27,11 @@ ANSWER_BYTES_MAX: Final = 65_536
 ANSWER_CHARS_MAX: Final = 1_000
 """Of the answer no more is kept for the log."""
 ERROR_CHARS_MAX: Final = 300
+NOT_PUBLIC: Final = (
+    "is not at a public address, so nothing was sent; the server's setting "
+    "USAGEFLOW_WEBHOOKS_PRIVATE=on permits it"
+)
+"""Said of a host; who tries webhooks on their own machine meets it first."""
 
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 """PostgreSQL keeps no NUL; a terminal obeys some of the others."""
@@ -84,7 +89,7 @@ class Poster:
             return None, f"{where.host} cannot be looked up: {_words(error)}", ""
         if not self.private and not all_public(addresses):
             # which address it is may be the secret of an internal name server
-            return None, f"{where.host} is not at a public address, so nothing was sent", ""
+            return None, f"{where.host} {NOT_PUBLIC}", ""
         try:
             return self._exchange(where, headers, body, _Pinned(addresses, self.clock, ends_s))
         except (httpcore.TimeoutException, TimeoutError) as error:
