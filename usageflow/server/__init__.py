@@ -30,6 +30,7 @@ from usageflow.ledger.units import pending, recover
 from usageflow.policies import PolicyFile
 from usageflow.server.billing import Billing
 from usageflow.server.cloudevents import CloudEventsAccount
+from usageflow.server.connections import BoundedConnection
 from usageflow.server.duties import for_all_accounts
 from usageflow.server.ways import STOP_S, Ways
 from usageflow.stripe.access import start
@@ -149,7 +150,7 @@ def serve(
         config = uvicorn.Config(
             server.app,
             loop="uvloop",
-            http="httptools",
+            http=BoundedConnection,
             ws="none",
             lifespan="off",
             log_config=None,
