@@ -92,7 +92,11 @@ def usage(
     }
     every = [ask for some in asks.values() for ask in some]
     found = aggregation.quantities(tx, organization_id, every)
-    payers = aggregation.customers(tx, organization_id, [some[0] for some in asks.values()])
+    wholes = [some[0] for some in asks.values()]
+    if customer_id is None:
+        payers = aggregation.customers(tx, organization_id, wholes)
+    else:
+        payers = {ask: 1 if found[ask].events else 0 for ask in wholes}
     return [
         Usage(
             metric.key,
