@@ -23,7 +23,13 @@ from usageflow.catalog.permissions import Permissions
 from usageflow.catalog.refusals import Refused
 from usageflow.db.session import Tx
 from usageflow.db.statements import insert, insert_new
-from usageflow.db.tables import MemberRow, OrganizationRow, PersonRow, SignupTokenRow
+from usageflow.db.tables import (
+    InvitationRow,
+    MemberRow,
+    OrganizationRow,
+    PersonRow,
+    SignupTokenRow,
+)
 
 SIGNUP_LIFE: Final = timedelta(hours=48)
 """Long enough to come back to a machine that was set up on a Friday evening."""
@@ -159,7 +165,10 @@ def change_role(
     may: Permissions,
     actor: Actor,
 ) -> Member | Refused:
-    """Give a member another role. `may`: what whoever asks for it is permitted."""
+    """Give a member another role; their open invitations end.
+
+    `may`: what whoever asks for it is permitted.
+    """
     found = _touched(tx, organization_id, member_id, may)
     if isinstance(found, Refused):
         return found
@@ -169,6 +178,8 @@ def change_role(
     if role != OWNER and is_last_owner:
         return LAST_OWNER
     tx.session.exec(update(MemberRow).where(col(MemberRow.id) == member_id).values(role=role))
+    if role != member.role:
+        _withdraw(tx, organization_id, member.email)
     audit.record(
         tx,
         organization_id,
@@ -184,7 +195,10 @@ def change_role(
 def remove(
     tx: Tx, organization_id: str, member_id: str, *, may: Permissions, actor: Actor
 ) -> Refused | None:
-    """Remove a member, who is out at once, wherever they are signed in for this organization."""
+    """Remove a member, who is out at once, wherever they are signed in for this organization.
+
+    Their open invitations end: they have seen the links.
+    """
     found = _touched(tx, organization_id, member_id, may)
     if isinstance(found, Refused):
         return found
@@ -193,6 +207,7 @@ def remove(
         return LAST_OWNER
     tx.session.exec(delete(MemberRow).where(col(MemberRow.id) == member_id))
     sessions.revoke_in(tx, member.person_id, organization_id)
+    _withdraw(tx, organization_id, member.email)
     audit.record(
         tx,
         organization_id,
@@ -274,6 +289,20 @@ def _touched(
     if member.role == OWNER and "members.owners" not in may:
         return OWNERS_ALONE
     return member, list(owners) == [member.id]
+
+
+def _withdraw(tx: Tx, organization_id: str, email: str) -> None:
+    """End the open invitations of whoever may not invite any more, or not to as much."""
+    tx.session.exec(
+        update(InvitationRow)
+        .where(
+            col(InvitationRow.organization_id) == organization_id,
+            col(InvitationRow.invited_by) == email,
+            col(InvitationRow.accepted_at).is_(None),
+            col(InvitationRow.revoked_at).is_(None),
+        )
+        .values(revoked_at=tx.now)
+    )
 
 
 def _hash(token: str) -> str:

@@ -108,6 +108,23 @@ def test_who_may_invite_whom(sign_in: SignIn) -> None:
         assert sign_in(role).post(PATH, json=body).status_code == status
 
 
+def test_invitations_end_with_the_right_to_invite(sign_in: SignIn, rest: httpx.Client) -> None:
+    """Who is removed, or gets another role, has seen the links; those of others go on."""
+    owner, admins = sign_in("OWNER"), [sign_in("ADMIN"), sign_in("ADMIN")]
+    tokens = [
+        invited(admin, f"{number}@example.com", "ADMIN") for number, admin in enumerate(admins)
+    ]
+    emails = [admin.get("/api/v1/auth/me").json()["user"]["email"] for admin in admins]
+    ids = {one["email"]: one["id"] for one in owner.get("/api/v1/members").json()["data"]}
+    left = invited(owner, "eve@example.com")
+    removed = owner.delete(f"/api/v1/members/{ids[emails[0]]}")
+    changed = owner.patch(f"/api/v1/members/{ids[emails[1]]}", json={"role": "VIEWER"})
+    assert (removed.status_code, changed.status_code) == (204, 200)
+    for token in tokens:
+        assert accepted(rest, token, password=PASSWORD).status_code == 404
+    assert accepted(rest, left, password=PASSWORD).status_code == 200
+
+
 def test_who_guesses_has_to_wait(sign_in: SignIn, rest: httpx.Client) -> None:
     """At the password behind one link, and at links as such."""
     token = invited(sign_in("ADMIN"), "eve@example.com")
