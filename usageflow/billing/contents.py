@@ -59,9 +59,7 @@ def content(tx: Tx, invoice: InvoiceRow) -> Content:
     return contents(tx, invoice.organization_id, [invoice])[invoice.id]
 
 
-def wanted(
-    invoice: InvoiceRow, content: Content, *, since: datetime | None, before: datetime
-) -> Wanted:
+def wanted(invoice: InvoiceRow, content: Content, *, since: datetime | None) -> Wanted:
     """What the invoice of a subscription bills, as its lines and its plan say.
 
     The periods that it has late usage of are looked at again, and those that changed `since`.
@@ -85,7 +83,7 @@ def wanted(
         running=invoice.kind == "interim" and end != subscription.period_end,
     )
     starts = {line.period_start for line in content.lines if line.period_start is not None}
-    return Wanted(segment, subscription.time_zone, since, frozenset(starts - {start}), before)
+    return Wanted(segment, subscription.time_zone, since, frozenset(starts - {start}), invoice.id)
 
 
 def line_of(row: InvoiceLineRow) -> InvoiceLine:

@@ -14,7 +14,7 @@ from usageflow.billing.closing import hold_reason, store_lines
 from usageflow.billing.contents import Content, content, wanted
 from usageflow.billing.display import day, money
 from usageflow.billing.lines import InvoiceLine, canonical, sums
-from usageflow.billing.prices import EVER, Bill, Prices, Wanted
+from usageflow.billing.prices import Bill, Prices, Wanted
 from usageflow.catalog.refusals import Refused
 from usageflow.db import outbox
 from usageflow.db.billing_tables import InvoiceLineRow, InvoiceRow
@@ -56,9 +56,9 @@ def issue(
 
 
 def again(invoice: InvoiceRow, kept: Content) -> Wanted:
-    """What the draft of a subscription bills, less what invoices issued before it bill."""
+    """What the draft of a subscription bills, less what invoices made before it bill."""
     since = None if kept.subscription is None else kept.subscription.billed_at
-    return wanted(invoice, kept, since=since, before=EVER)
+    return wanted(invoice, kept, since=since)
 
 
 def _problem(tx: Tx, invoice: InvoiceRow) -> Refused | None:
@@ -93,7 +93,9 @@ def _bill(tx: Tx, invoice: InvoiceRow, prices: Prices, kept: Content) -> Bill:
     if kept.subscription is None:
         return Bill(kept.values(), [])
     bill = prices.bill(again(invoice, kept)).bounded()
-    kept.subscription.billed_at = tx.now
+    if kept.subscription.billed_at == invoice.created_at:
+        # else a younger draft has billed later periods, at which nobody has looked here
+        kept.subscription.billed_at = tx.now
     invoice.watermark = prices.watermark
     return bill
 

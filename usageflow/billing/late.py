@@ -21,10 +21,9 @@ before the last lines were computed may have ended behind them. None takes this 
 
 
 class PastLine(NamedTuple):
-    """A line of an invoice of the subscription. `fixed_at` is when the invoice ceased to be a
-    draft; None: it still is one.
-    """
+    """A line of an invoice of the subscription."""
 
+    invoice_id: str
     subscription_id: str
     charge_id: str
     quantity: Decimal | None
@@ -34,7 +33,6 @@ class PastLine(NamedTuple):
     share: str
     plan_id: str
     plan_version: int
-    fixed_at: datetime | None
 
 
 def billed(lines: Iterable[PastLine], period_start: datetime) -> dict[str, Billed]:

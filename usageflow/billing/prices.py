@@ -5,12 +5,12 @@ is asked for, so that one subscription needs no preparation.
 """
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlmodel import col
 from sqlmodel import select as select_rows
 
@@ -26,26 +26,22 @@ from usageflow.ledger import aggregation
 from usageflow.ledger.aggregation import Ask, Quantity
 from usageflow.money import AMOUNT_MAX
 
-EVER: Final = datetime.max.replace(tzinfo=UTC)
-"""After everything."""
-
-
-_Key: TypeAlias = tuple[str, datetime, datetime, datetime | None]
+_Key: TypeAlias = tuple[str, datetime, datetime, str | None]
 
 
 class Wanted(NamedTuple):
     """An invoice to be computed: of this segment, in a subscription with days of this `zone`.
 
     Late usage is looked for in earlier periods that changed `since` (None: in none), and in those
-    that began at one of `again`. What invoices billed counts that ceased to be drafts `before`
-    (None: what drafts bill counts as well).
+    that began at one of `again`. What invoices billed counts that were made `before` the one of
+    this id (None: all). Ids sort by age, and invoices are issued in that order.
     """
 
     segment: Segment
     zone: str
     since: datetime | None
     again: frozenset[datetime] = frozenset()
-    before: datetime | None = None
+    before: str | None = None
 
     @property
     def key(self) -> _Key:
@@ -177,9 +173,9 @@ class Prices:
     def _past_lines(self, wanted: Collection[Wanted]) -> dict[str, list[PastLine]]:
         """The lines of every subscription, oldest invoice first."""
         line, invoice = table(InvoiceLineRow).c, table(InvoiceRow).c
-        columns = [line[name] for name in PastLine._fields if name in line]
+        columns = [line[name] for name in PastLine._fields]
         statement = (
-            select(*columns, func.coalesce(invoice.issued_at, invoice.ended_at))
+            select(*columns)
             .join(table(InvoiceRow), invoice.id == line.invoice_id)
             .where(
                 line.organization_id == self._organization_id,
@@ -247,6 +243,4 @@ class Prices:
 
 def _counts(wanted: Wanted, line: PastLine) -> bool:
     """Whether what this line bills was billed before."""
-    if wanted.before is None:
-        return True
-    return line.fixed_at is not None and line.fixed_at < wanted.before
+    return wanted.before is None or line.invoice_id < wanted.before

@@ -32,11 +32,11 @@ EVENTS_AT_ONCE: Final = 5_000
 
 def differences(tx: Tx, invoice: InvoiceRow) -> list[str] | Refused:
     """How the invoice would differ if it were computed again, in words; [] if not in a byte."""
-    if invoice.number is None or invoice.issued_at is None:
+    if invoice.number is None:
         return Refused("conflict", "a draft is computed anew when it is issued")
     kept = content(tx, invoice)
     stored = kept.values()
-    lines = _lines(tx, invoice, kept, invoice.issued_at)
+    lines = _lines(tx, invoice, kept)
     found = list(_of_lines(stored, lines, invoice.currency))
     if not found and canonical(stored) != canonical(lines):
         found.append("the lines differ in their wording or their steps")
@@ -111,12 +111,12 @@ def _added_up(aggregation: str, events: Iterator[_Event]) -> Quantity:
     return Quantity(found[aggregation], count, forwarded)
 
 
-def _lines(tx: Tx, invoice: InvoiceRow, kept: Content, issued_at: datetime) -> list[InvoiceLine]:
+def _lines(tx: Tx, invoice: InvoiceRow, kept: Content) -> list[InvoiceLine]:
     """What would be on it."""
     if kept.subscription is None:
         return [_priced_again(line, invoice.currency) for line in kept.values()]
     prices = _LedgerPrices(tx, invoice.organization_id, invoice.watermark or 0)
-    return prices.bill(wanted(invoice, kept, since=None, before=issued_at)).lines
+    return prices.bill(wanted(invoice, kept, since=None)).lines
 
 
 def _priced_again(line: InvoiceLine, currency: str) -> InvoiceLine:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from usageflow.billing import invoices, parties, subscription_changes
+from usageflow.billing import invoices, parties, recompute, subscription_changes
 from usageflow.billing.closing import close
 from usageflow.catalog.charges import Charge
 from usageflow.catalog.refusals import Refused
@@ -137,6 +137,51 @@ def test_drafts_of_a_subscription_are_issued_in_their_order(books: "Books") -> N
     assert issue(books, held, release=True) is None
     assert issue(books, last, release=True) is None
     assert [one.total for one in books.invoices()] == [1_100, 0]
+
+
+def test_a_void_draft_takes_nothing_back_from_an_older_one(till: "Books") -> None:
+    """A period that ends early owes less than the invoice within it; that is given back by hand."""
+    subscription = till.start(base_price=Decimal(31))
+    till.now = datetime(2026, 3, 11, tzinfo=UTC)
+    till.generate(subscription)
+    till.now += timedelta(minutes=1)
+    with till.database.transaction() as tx:
+        subscription_changes.cancel(
+            tx,
+            till.organization_id,
+            subscription,
+            at_period_end=False,
+            close=close,
+            actor=till.actor,
+        )
+    older, held = till.invoices()
+    assert (older.total, held.total < 0, bool(held.hold_reason)) == (3_100, True, True)
+    with till.database.transaction() as tx:
+        invoices.void(tx, till.organization_id, held.id, actor=till.actor)
+    till.work(till.now + _GRACE)
+    older, held = till.invoices()
+    assert (older.state, older.total, held.state) == ("OPEN", 3_100, "VOID")
+    with till.database.reading() as tx:
+        assert recompute.differences(tx, older) == []
+
+
+def test_usage_after_a_draft_that_is_void_is_billed_late(till: "Books") -> None:
+    """Though an older draft was issued since: what is forgiven is what the draft said."""
+    subscription = till.start(calls(), interval="day")
+    till.now = datetime(2026, 3, 1, 23, 30, tzinfo=UTC)
+    till.use(1, datetime(2026, 3, 1, 5, tzinfo=UTC))
+    till.generate(subscription)
+    till.use(10, datetime(2026, 3, 1, 6, tzinfo=UTC))
+    till.work(datetime(2026, 3, 2, tzinfo=UTC))
+    till.now += timedelta(minutes=15)
+    till.use(100, datetime(2026, 3, 1, 23, 45, tzinfo=UTC))
+    till.work(datetime(2026, 3, 2, 0, 30, tzinfo=UTC))
+    _, closed = till.invoices()
+    with till.database.transaction() as tx:
+        invoices.void(tx, till.organization_id, closed.id, actor=till.actor)
+    till.work(datetime(2026, 3, 3, tzinfo=UTC))
+    till.work(datetime(2026, 3, 3, 2, tzinfo=UTC))
+    assert [(one.state, one.total) for one in till.invoices()][2:] == [("OPEN", 111 - 11 - 10)]
 
 
 def test_usage_between_two_drafts_is_billed_by_the_first_that_is_issued(till: "Books") -> None:

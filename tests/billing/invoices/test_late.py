@@ -20,7 +20,7 @@ _HORIZON = _MAY - LATE_DAYS
 def line(start: datetime, end: datetime, **values: Any) -> PastLine:
     """A line of an earlier invoice."""
     given = {"charge_id": "a", "quantity": Decimal(1), "amount": 5, "share": "1", "plan_version": 1}
-    known: dict[str, Any] = given | {"fixed_at": end} | values
+    known: dict[str, Any] = given | {"invoice_id": "inv"} | values
     return PastLine(
         subscription_id="sub", period_start=start, period_end=end, plan_id="plan", **known
     )
