@@ -218,3 +218,10 @@ def test_a_batch_has_events_of_both_forms(media_type: str) -> None:
 def test_too_many_cloudevents_are_refused() -> None:
     """As other batches are."""
     assert problem(dialects.cloudevents(b"[1, 2]", events_max=1)) == "413 too_many_events"
+
+
+@pytest.mark.parametrize("text", ["1_000", " 1", "1e3", "\uff11", "NaN", ""])
+def test_a_number_in_a_string_is_plain(text: str) -> None:
+    """What only Python would read as a number is none."""
+    assert dialects.number(text) is None
+    assert dialects.number("0.10") == Decimal("0.10")

@@ -3,6 +3,7 @@
 A claim says what the client said; which metric it means, and whose it is, is found out later.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,6 +15,8 @@ from usageflow.api.batches import lines_of
 from usageflow.api.exact_json import YEARS
 from usageflow.api.problems import Problem
 
+PLAIN: Final = re.compile(r"-?[0-9]{1,38}(\.[0-9]{1,12})?")
+"""A number in a string, as `exact_json` has it."""
 NDJSON_TYPES: Final = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 CLOUDEVENTS_TYPE: Final = "application/cloudevents+json"
 CLOUDEVENTS_BATCH_TYPE: Final = "application/cloudevents-batch+json"
@@ -207,6 +210,8 @@ def _of_cloudevent(told: CloudEvent) -> Claim | Problem:
 
 def number(value: Any) -> Decimal | None:
     """A JSON number, or one in a string, exactly; None for anything else."""
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        return None  # Decimal would take underscores, blanks and other scripts' digits
     try:
         return msgspec.convert(value, Decimal)
     except msgspec.ValidationError:

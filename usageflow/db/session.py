@@ -204,6 +204,7 @@ def _postgresql(url: URL) -> Engine:
             url,
             pool_size=CONNECTIONS_MAX,
             max_overflow=0,
+            hide_parameters=True,  # what is in them is in no log
             pool_pre_ping=True,  # a restarted server costs one ping, not one failed request
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_S,

@@ -120,6 +120,7 @@ def _engine(connect: Callable[[], sqlite3.Connection], begin: str, *, connection
         pool_size=connections,
         max_overflow=0,
         pool_timeout=BUSY_TIMEOUT_S,
+        hide_parameters=True,  # what is in them is in no log
     )
 
     @event.listens_for(engine, "begin")
