@@ -13,16 +13,23 @@ import pytest
 from sqlmodel import col, select
 from starlette.applications import Starlette
 
-from usageflow.api import claims, dialects
+from usageflow.api import claims, dialects, group_commit
 from usageflow.api.claims import Credentials, Submission
 from usageflow.api.track import TrackEndpoints
 from usageflow.api.track_openapi import OPENAPI
-from usageflow.catalog import customers, keys, metrics, organization_settings, organizations
+from usageflow.catalog import (
+    customers,
+    keys,
+    metrics,
+    organization_settings,
+    organizations,
+    sessions,
+)
 from usageflow.catalog.audit import Actor
 from usageflow.catalog.keys import create_key
 from usageflow.config import Settings
 from usageflow.db.session import Database
-from usageflow.db.tables import ApiKeyRow, MetricRow, UsageEventRow
+from usageflow.db.tables import ApiKeyRow, MemberRow, MetricRow, PersonRow, UsageEventRow
 from usageflow.ledger import tracking
 
 ACTOR = Actor("test")
@@ -387,6 +394,61 @@ def test_a_key_must_be_good_for_it(
     answer = send(path, PATHS[path], X_API_Key=writer.secret, nobody="yes")
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert send(path, PATHS[path], X_API_Key="uf_live_guess", nobody="yes").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("role", "site", "status"),
+    [
+        ("DEVELOPER", "same-origin", 200),
+        ("VIEWER", "same-origin", 403),
+        ("OWNER", "cross-site", 403),
+        (None, "same-origin", 401),
+    ],
+)
+def test_people_may_tell_usage_as_well(
+    *,
+    send: Sent,
+    database: Database,
+    organization_id: str,
+    role: str | None,
+    site: str,
+    status: int,
+) -> None:
+    """With the cookie of their session, if their role permits it and no other site leads them."""
+    token = "ended" if role is None else session_of(database, organization_id, role)
+    headers = {"Cookie": f"access_token={token}", "Sec_Fetch_Site": site}
+    answer = send("/api/track", {"metric": "API_CALL", "amount": 1}, nobody="yes", **headers)
+    assert answer.status_code == status
+    assert len(stored(database)) == (status == 200)
+
+
+def session_of(database: Database, organization_id: str, role: str) -> str:
+    """The access token of a new person."""
+    with database.transaction() as tx:
+        person = PersonRow(
+            id="person-1", email="a@example.com", password_hash="$none$", created_at=tx.now
+        )
+        tx.session.add(person)
+        tx.session.flush()
+        tx.session.add(
+            MemberRow(
+                id="member-1",
+                organization_id=organization_id,
+                person_id="person-1",
+                role=role,
+                created_at=tx.now,
+            )
+        )
+        tx.session.flush()
+        return sessions.begin(tx, "person-1", organization_id).access_token
+
+
+def test_too_much_at_once_is_told_so(send: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """503 with the time to come again, rather than an answer that takes ever longer."""
+    monkeypatch.setattr(group_commit, "WAITING_MAX", 0)
+    answer = send("/api/track", TRACK)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "busy")
+    assert answer.headers["retry-after"] == "1"
 
 
 def test_the_use_of_a_key_is_noted(send: Sent, database: Database) -> None:

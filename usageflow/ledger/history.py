@@ -3,7 +3,6 @@
 Reads only. What needs a human is `inbox`'s, sums are `reading`'s.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -85,16 +84,6 @@ def story(tx: Tx, organization_id: str, event_id: str) -> Story | None:
         unit = tx.session.get_one(UnitRow, event.unit_id)
         lane = tx.session.get_one(LaneRow, unit.lane_id)
     return Story(event, customer, window, unit, lane)
-
-
-def names(tx: Tx, organization_id: str, ids: Sequence[str]) -> dict[str, str]:
-    """The external ids of customers."""
-    rows = tx.session.exec(
-        select(CustomerRow.id, CustomerRow.external_id).where(
-            col(CustomerRow.organization_id) == organization_id, col(CustomerRow.id).in_(ids)
-        )
-    )
-    return dict(rows.all())
 
 
 def _conditions(tx: Tx, organization_id: str, wanted: Wanted) -> list[ColumnElement[bool]]:
