@@ -23,6 +23,8 @@ PARTS = (
     "workers",
     "stripe",
     "closing",
+    "ingest",
+    "usage",
 )
 QUIET_SHARE_MAX = 0.02
 
