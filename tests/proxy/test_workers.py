@@ -95,7 +95,7 @@ async def spawn(tmp_path: Path) -> AsyncIterator[Spawn]:
             *("--policies", str(tmp_path / "policies.toml")),
             *("--spool-dir", str(tmp_path / "spool"), *options),
             stderr=subprocess.PIPE,
-            env=os.environ | env,
+            env=os.environ | {"USAGEFLOW_CLIENT_LINGER_S": "0.2"} | env,  # clients here stay
         )
         log: list[str] = []
         started.append(Running(process, 0, log))

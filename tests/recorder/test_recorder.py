@@ -18,6 +18,12 @@ from usageflow.recorder import MemorySink, Recorder, read_spool
 EventFactory = Callable[..., UsageEvent]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes nothing is not waited for: it will not come back."""
+    monkeypatch.setattr("usageflow.recorder.recorder.WRITER_STOP_S", 0.2)
+
+
 def settings(directory: Path) -> Settings:
     """Settings for a spool without a server."""
     return Settings(spool_dir=str(directory / "spool"), ship_interval_s=0.01)
@@ -60,6 +66,7 @@ def test_an_event_after_the_close_is_not_lost(tmp_path: Path, event: EventFactor
     assert len(list(read_spool(tmp_path / "spool"))) == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_events_that_no_disk_takes_are_told_at_the_end(
     tmp_path: Path, event: EventFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -110,6 +117,7 @@ def test_figures_outlive_a_restart_of_the_threads(tmp_path: Path, event: EventFa
     assert (figures.waiting, figures.disk_failing, figures.shipping_failing) == (0, 0, 0)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_disk_that_fails_shows_in_the_figures(
     tmp_path: Path, event: EventFactory, caplog: pytest.LogCaptureFixture
 ) -> None:

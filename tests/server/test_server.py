@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from usageflow.catalog.keys import create_key
 from usageflow.catalog.organizations import DEFAULT, default_organization, organization
 from usageflow.catalog.policies import current
 from usageflow.config import Settings
@@ -215,13 +216,13 @@ def test_a_taken_port_is_one_message(
     )
 
 
-def test_a_request_in_progress_is_answered_before_the_end(serve: Serve, command: Command) -> None:
+def test_a_request_in_progress_is_answered_before_the_end(serve: Serve, tmp_path: Path) -> None:
     """SIGTERM in the middle of an upload: the upload ends, is answered, and then the server."""
     serving = serve()
     address = ("127.0.0.1", httpx.URL(serving.url).port or 0)
     head = (
         f"POST /api/edge/events HTTP/1.1\r\nhost: usageflow\r\ncontent-length: 6\r\n"
-        f"expect: 100-continue\r\nx-usageflow-api-key: {secret_of(command)}\r\n\r\n"
+        f"expect: 100-continue\r\nx-usageflow-api-key: {secret_of(tmp_path)}\r\n\r\n"
     )
 
     def closed() -> bool:
@@ -300,17 +301,18 @@ def await_true(condition: Callable[[], bool], *, within_s: float) -> None:
         time.sleep(0.02)
 
 
-def secret_of(command: Command) -> str:
-    """A key of an edge."""
-    return command("keys", "create", "--name", "e", "--scope", "usage.write").stdout.strip()
+def secret_of(tmp_path: Path) -> str:
+    """A key of an edge, made while the server runs."""
+    with closing(Database.open(settings_for(tmp_path).database)) as db, db.transaction() as tx:
+        return create_key(tx, default_organization(tx), "e", ["usage.write"]).secret
 
 
 def test_usage_reaches_stripe_also_from_before_it_was_connected(
-    serve: Serve, command: Command, stripe: RemoteEmulator
+    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
 ) -> None:
     """What was recorded without a key is sent once there is one; `usage` shows both sides."""
     first = serve()
-    secret = secret_of(command)
+    secret = secret_of(tmp_path)
     record(first, secret, "a", "b")
     assert first.stop() == 0
     second = serve(**stripe_settings(stripe))
@@ -330,11 +332,11 @@ def test_usage_reaches_stripe_also_from_before_it_was_connected(
 
 
 def test_usage_without_an_answer_of_stripe_is_still_shown(
-    serve: Serve, command: Command, stripe: RemoteEmulator
+    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
 ) -> None:
     """`applied` is null and the reason is on stderr; without asking there is no reason."""
     serving = serve(**stripe_settings(stripe))
-    record(serving, secret_of(command), "a")
+    record(serving, secret_of(tmp_path), "a")
     await_true(lambda: bool(stripe.applied("account_id")), within_s=30)
     away = stripe_settings(stripe) | {"USAGEFLOW_STRIPE_API_BASE": "http://127.0.0.1:1"}
     for options, reason in (((), "what Stripe has is not known"), (("--no-stripe",), "")):
@@ -347,12 +349,12 @@ def test_usage_without_an_answer_of_stripe_is_still_shown(
 
 
 def test_a_killed_server_goes_on_at_once_and_counts_nothing_twice(
-    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
+    serve: Serve, stripe: RemoteEmulator, tmp_path: Path
 ) -> None:
     """Kill -9 in the middle of a call that Stripe commits: the next start waits for no lease."""
     first = serve(**stripe_settings(stripe))
     stripe.fault("slow", seconds=2)
-    record(first, secret_of(command), "a")
+    record(first, secret_of(tmp_path), "a")
     await_true(lambda: stripe.state()["faults"] == [], within_s=30)
     first.process.kill()
     first.process.wait()
@@ -367,12 +369,12 @@ def test_a_killed_server_goes_on_at_once_and_counts_nothing_twice(
 
 
 def test_a_hanging_call_does_not_keep_the_server_alive(
-    serve: Serve, command: Command, stripe: RemoteEmulator, tmp_path: Path
+    serve: Serve, stripe: RemoteEmulator, tmp_path: Path
 ) -> None:
     """SIGTERM while Stripe is silent for 30 s: it ends in time, and leaves what a kill leaves."""
     serving = serve(**stripe_settings(stripe))
     stripe.fault("slow", seconds=30)
-    record(serving, secret_of(command), "a")
+    record(serving, secret_of(tmp_path), "a")
     await_true(lambda: stripe.state()["faults"] == [], within_s=30)
     began_s = time.monotonic()
     assert serving.stop() == 0
@@ -385,12 +387,12 @@ def test_a_hanging_call_does_not_keep_the_server_alive(
 
 
 def test_a_key_that_stripe_refuses_is_told_in_the_log(
-    serve: Serve, command: Command, stripe: RemoteEmulator
+    serve: Serve, stripe: RemoteEmulator, tmp_path: Path
 ) -> None:
     """Nothing is burnt: the usage waits, the log says why, and the next start sends it."""
     first = serve(**stripe_settings(stripe))
     stripe.fault("status", status=401)
-    record(first, secret_of(command), "a")
+    record(first, secret_of(tmp_path), "a")
     await_true(lambda: "usage waits until its key is good again" in "".join(first.log), within_s=10)
     assert stripe.applied("account_id") == {}
     assert first.stop() == 0

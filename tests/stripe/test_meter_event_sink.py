@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from tests.stripe.conftest import Way
 
 HOUR_S = 3_600
+ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what Stripe answers, or when it is called: the database is not what is tried."""
 
 
 class Killed(Exception):  # noqa: N818 - what happens to the process
@@ -141,6 +143,7 @@ def test_two_forwarders_share_the_lanes(way: "Way") -> None:
     ids=lambda fault: "-".join(str(value) for value in fault.values()),
 )
 @pytest.mark.parametrize("count", [1, 3])
+@ONE_DATABASE
 def test_every_fault_ends_in_exactly_once(way: "Way", fault: dict[str, Any], count: int) -> None:
     """Whatever the answer hides, the usage is applied one time and the unit is accepted."""
     way.emulator.seed([{"account_id": "acct_1"}, {"account_id": "acct_2"}], ["tokens"])
@@ -212,6 +215,7 @@ class FailingGateway(StripeGateway):
         return super().send_meter_event(event)
 
 
+@ONE_DATABASE
 def test_one_failed_sender_hides_no_other(way: "Way", caplog: pytest.LogCaptureFixture) -> None:
     """Each failure is told with its unit, ours with a traceback, and what went well counts."""
     names = ["acct_1", "acct_2", "acct_3"]
@@ -241,6 +245,7 @@ def senders() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("route", ["/v1/billing/meter_events", "GET /v1/customers/search"])
+@ONE_DATABASE
 def test_closing_waits_only_so_long(
     way: "Way", route: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -342,6 +347,7 @@ def test_an_ambiguous_customer_is_nobody(way: "Way", sdk: stripe_sdk.StripeClien
     assert_exactly_once(way, {("acct_1", "tokens"): "5"})
 
 
+@ONE_DATABASE
 def test_a_thousand_customers_cost_one_sweep(way: "Way") -> None:
     """The list is read once for a new field; nobody is searched for who is in it."""
     way.emulator.seed([{"account_id": f"acct_{number}"} for number in range(1_000)], ["tokens"])
@@ -354,6 +360,7 @@ def test_a_thousand_customers_cost_one_sweep(way: "Way") -> None:
     assert way.calls("GET /v1/customers/search") == {}
 
 
+@ONE_DATABASE
 def test_a_key_that_may_not_list_customers_searches(
     way: "Way", caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -376,6 +383,7 @@ def test_a_key_that_may_not_list_customers_searches(
 
 
 @pytest.mark.parametrize(("status", "state"), [(403, "paused"), (500, "active")])
+@ONE_DATABASE
 def test_a_failed_search_sends_nothing(way: "Way", status: int, state: str) -> None:
     """A search that is refused pauses the account, one that fails is tried again soon."""
     way.emulator.seed([{"account_id": "other"}], ["tokens"])
@@ -459,6 +467,7 @@ def test_a_refused_unit_is_quarantined_and_blocks_nothing(way: "Way") -> None:
     assert "No active meter found" in (way.units()[0].reason or "")
 
 
+@ONE_DATABASE
 def test_the_log_tells_once_what_needs_a_human(
     way: "Way", sdk: stripe_sdk.StripeClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -491,6 +500,7 @@ def test_the_log_tells_once_what_needs_a_human(
     assert forwarder._told_parked == set()
 
 
+@ONE_DATABASE
 def test_nothing_is_sent_before_the_meters_are_known(way: "Way") -> None:
     """While the list cannot be read, usage waits: a meter may have keys or rules of its own."""
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])
@@ -505,6 +515,7 @@ def test_nothing_is_sent_before_the_meters_are_known(way: "Way") -> None:
     assert_exactly_once(way, {("acct_1", "tokens"): "5"})
 
 
+@ONE_DATABASE
 def test_the_payload_follows_the_meter(way: "Way", sdk: stripe_sdk.StripeClient) -> None:
     """A meter with payload keys of its own gets them."""
     way.emulator.seed([{"account_id": "acct_1"}])
@@ -521,6 +532,7 @@ def test_the_payload_follows_the_meter(way: "Way", sdk: stripe_sdk.StripeClient)
     assert_exactly_once(way, {("acct_1", "tokens"): "5"})
 
 
+@ONE_DATABASE
 def test_calls_are_paced(way: "Way") -> None:
     """No more meter events begin each second than allowed, whatever is waiting."""
     names = [f"acct_{number}" for number in range(6)]
@@ -536,6 +548,7 @@ def test_calls_are_paced(way: "Way") -> None:
     assert way.applied() == {(name, "tokens"): "1" for name in names}
 
 
+@ONE_DATABASE
 def test_a_refused_rate_slows_the_account_down(way: "Way") -> None:
     """A 429 for the rate lowers the pace of all lanes; one for a busy lane is the lane's alone."""
     way.emulator.seed([{"account_id": "acct_1"}], ["tokens"])

@@ -50,7 +50,9 @@ class Reader:
         pages = (*sorted(set(PORTS.values())), ADMIN_PORT)
         self._ports = dict(zip(pages, free_ports(len(pages)), strict=True))
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        ours = {name: text for name, text in os.environ.items() if "USAGEFLOW" not in name}
+        # Nor coverage: what a reader runs is measured where it is tested, and is slow enough.
+        unlike = re.compile("COVERAGE_|.*USAGEFLOW")
+        ours = {name: text for name, text in os.environ.items() if not unlike.match(name)}
         port = str(self._ports[8787])  # the default, which the page does not name
         self._environ = {**ours, "PATH": path, "PYTHONUNBUFFERED": "1", "USAGEFLOW_PORT": port}
 
