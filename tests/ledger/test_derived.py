@@ -49,6 +49,17 @@ def test_what_is_wrong_is_found_and_made_right(ledger: "Ledger", line: "LineOf")
         assert len(values.totals(tx, ledger.organization_id)) == 1
 
 
+def test_what_was_counted_twice_is_counted_once_again(ledger: "Ledger", line: "LineOf") -> None:
+    """Nothing of what was wrong is left in what is made again."""
+    filled(ledger, line)
+    with ledger.database.transaction() as tx:
+        for row in (UsageWindowRow, UsageValueRow):
+            tx.session.execute(update(table(row)).values(events=7))
+        assert len(derived.verify(tx, ledger.organization_id)) == 3
+        derived.rebuild(tx, ledger.organization_id)
+        assert derived.verify(tx, ledger.organization_id) == []
+
+
 def test_rebuilding_nothing_is_nothing(ledger: "Ledger") -> None:
     """An empty ledger has no windows."""
     with ledger.database.transaction() as tx:

@@ -142,6 +142,19 @@ def test_groups_tile_the_interval(
     assert sum(Decimal(one["quantity"]) for one in groups) == Decimal("46.5") == metric["quantity"]
 
 
+def test_hours_begin_when_hours_do(viewer: httpx.Client, use: Use) -> None:
+    """Whenever the interval begins and ends."""
+    use("1", MARCH + timedelta(minutes=40))
+    use("2", MARCH + timedelta(minutes=61))
+    query = {"start": "2026-03-01T00:30:00Z", "end": "2026-03-01T02:10:00Z", "group_by": "hour"}
+    (metric, _) = read(viewer, "/api/v1/usage", **query)["data"]
+    assert [(one["start"][11:16], one["quantity"]) for one in metric["groups"]] == [
+        ("00:30", 1),
+        ("01:00", 2),
+        ("02:00", 0),
+    ]
+
+
 def test_a_meter_tells_its_usage(viewer: httpx.Client, use: Use, measures: Any) -> None:
     """In the words of meters: by day, with how many customers there were."""
     use("1", MARCH)
