@@ -213,6 +213,15 @@ def test_unknown_metrics_are_refused(send: Sent, database: Database) -> None:
     assert stored(database) == []
 
 
+@pytest.mark.parametrize("name", ["", "a\0b", "x" * 10_000, "\N{SNOWMAN}"])
+def test_odd_names_of_metrics_are_unknown(send: Sent, name: str) -> None:
+    """Whatever a text may hold, on both databases; the event beside it counts."""
+    events = [{"metric": name, "amount": 1}, {"metric": "API_CALL", "amount": 1}]
+    results = send("/api/v1/usage/batch", {"events": events}).json()["results"]
+    assert [one["status"] for one in results] == ["refused", "accepted"]
+    assert results[0]["error"]["code"] == "unknown_metric"
+
+
 def test_strict_organizations_refuse_unknown_customers(
     send: Sent, database: Database, organization_id: str
 ) -> None:
