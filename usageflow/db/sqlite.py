@@ -23,6 +23,9 @@ from usageflow.errors import DatabaseError
 
 BUSY_TIMEOUT_S: Final = 30.0
 """Longest wait for a connection, or for a foreign program (such as a backup) to unlock the file."""
+CHECKPOINT_PAGES: Final = 8_000
+"""Pages of 4 KiB in the log before they go to the file: a batch of events touches thousands, and by
+SQLite's default of 1,000 each batch would wait for its own."""
 READERS_MAX: Final = 16
 """Reading connections of one process; readers beyond it wait."""
 
@@ -81,7 +84,13 @@ class SqliteFile:
 
     def _connect_writer(self) -> sqlite3.Connection:
         self._make_private()
-        return self._connect("rwc", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+        return self._connect(
+            "rwc",
+            "journal_mode = WAL",
+            "synchronous = FULL",
+            "foreign_keys = ON",
+            f"wal_autocheckpoint = {CHECKPOINT_PAGES}",
+        )
 
     def _connect_reader(self) -> sqlite3.Connection:
         return self._connect("ro", "query_only = ON")
