@@ -156,6 +156,8 @@ def test_the_wheel_has_its_data(wheel: Path) -> None:
         "demo/policies.toml",
         "db/migrations/script.py.mako",
         "db/migrations/versions/0001_first_schema.py",
+        "api/templates/portal.css",
+        "billing/invoice.typ",
         "stripe/emulator/NOTICE",
         "stripe/emulator/openapi-slice.json",
     ):
@@ -167,7 +169,8 @@ def test_the_wheel_has_nothing_else(wheel: Path) -> None:
     info = f"usageflow-{usageflow.__version__}.dist-info"
     assert {path.name for path in wheel.iterdir()} == {"usageflow", info}
     suffixes = {path.suffix for path in (wheel / "usageflow").rglob("*") if path.is_file()}
-    assert suffixes == {".py", ".typed", ".toml", ".mako", ".json", ".md", ""}
+    pages, documents = {".html", ".css"}, {".typ"}
+    assert suffixes == {".py", ".typed", ".toml", ".mako", ".json", ".md", ""} | pages | documents
     commands = (wheel / info / "entry_points.txt").read_text(encoding="utf-8")
     assert "usageflow = usageflow.__main__:main" in commands
     assert (wheel / info / "licenses" / "LICENSE").is_file()

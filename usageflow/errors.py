@@ -100,6 +100,8 @@ class RequestRefused(UsageFlowError):  # noqa: N818 - see SpoolDamaged
     `fields` are (field, message) of what is wrong in it. What its transaction did is undone.
     """
 
+    code = "request_refused"
+
     def __init__(
         self,
         status: int,
