@@ -133,10 +133,11 @@ def test_core_concepts(terminal: Any) -> None:
     event = {"metric": "API_CALL", "amount": 1, "customerId": "user_123"}
     assert track(terminal, key, event, "one").status == 200
 
-    raw = terminal.get("/api/v1/events").body["data"]
-    assert [(one["metric"], one["quantity"], one["identity"]["value"]) for one in raw] == [
-        ("API_CALL", 1, "user_123")
-    ]
+    [raw] = terminal.get("/api/v1/events").body["data"]
+    assert (raw["metric"], raw["quantity"]) == ("API_CALL", 1)
+    story = terminal.get(f"/api/v1/events/{raw['id']}").body
+    assert story["identity"] == {"field": "external_id", "value": "user_123"}
+
     again = {"name": "Team", "billing_interval": "month", "charges": [OVERAGE]}
     assert terminal.post("/api/v1/plans", again).status == 201
 

@@ -204,31 +204,33 @@ def test_usage_so_far_is_told_by_charge(
     admin: httpx.Client, catalog: dict[str, Any], database: Database, organization_id: str
 ) -> None:
     """145,200 calls at 0.001 are 145.20; what a trial uses is told and not billed."""
+    other = posted(admin, "/customers", {"name": "Zenith", "external_id": "zenith"})
     made = subscribed(admin)
-    trial = subscribed(admin, plan_id="pro")
+    trial = posted(admin, "/subscriptions", {"customer_id": other["id"], "plan_id": "pro"})
     with database.transaction() as tx:
-        identity = CustomerIdentityRow(
-            organization_id=organization_id,
-            field="account_id",
-            value="acme",
-            customer_id=made["customer_id"],
-        )
-        tx.session.add(identity)
-        tx.session.flush()
-        event = UsageEvent(
-            id="event-1",
-            state="counted",
-            policy="calls",
-            policy_version="1",
-            metric="api_calls",
-            identity=Identity("account_id", "acme"),
-            quantity=Decimal(145_200),
-            occurred_at=tx.now,
-            request_method="GET",
-            request_route="/",
-            request_status=200,
-        )
-        store.append(tx, organization_id, [encode(event)], unknown_metric="create")
+        for number, customer_id in enumerate((made["customer_id"], other["id"])):
+            identity = CustomerIdentityRow(
+                organization_id=organization_id,
+                field="account_id",
+                value=f"account-{number}",
+                customer_id=customer_id,
+            )
+            tx.session.add(identity)
+            tx.session.flush()
+            event = UsageEvent(
+                id=f"event-{number}",
+                state="counted",
+                policy="calls",
+                policy_version="1",
+                metric="api_calls",
+                identity=Identity("account_id", identity.value),
+                quantity=Decimal(145_200),
+                occurred_at=tx.now,
+                request_method="GET",
+                request_route="/",
+                request_status=200,
+            )
+            store.append(tx, organization_id, [encode(event)], unknown_metric="create")
     usage = read(admin, f"/api/v1/subscriptions/{made['id']}/usage")
     assert (usage["billed"], usage["currency"]) == (True, "USD")
     [charge] = usage["charges"]
