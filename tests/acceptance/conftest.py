@@ -31,7 +31,15 @@ identify = [ { from = "header", name = "x-account-id" } ]
 field = "account_id"
 metric = "API_CALL"
 event_name = "api_request"
+
+[[policy]]
+name = "kept"
+match = "GET /kept/:id"
+identify = [ { from = "header", name = "x-account-id" } ]
+field = "account_id"
+metric = "KEPT"
 """
+"""Usage that goes on to Stripe, and usage that is only kept, which costs much less to follow."""
 APP = """
 from usageflow import UsageFlowMiddleware
 
